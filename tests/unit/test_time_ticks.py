@@ -67,6 +67,13 @@ def test_every_span_from_seconds_to_decades_has_some_labels_and_not_many(zone: s
         length *= 1.7
 
 
+@pytest.mark.parametrize("zone", ["Asia/Kolkata", "America/New_York"])
+@pytest.mark.parametrize("length", [timedelta(hours=1), timedelta(days=9), timedelta(days=2_000_000)])
+def test_axis_up_to_the_end_of_the_calendar_has_labels(zone: str, length: timedelta) -> None:
+    end = datetime.max.replace(tzinfo=UTC)
+    assert len(time_ticks(end - length, end, time_zones.zone(zone), most=7)) <= 9
+
+
 @pytest.mark.parametrize(
     ("peak", "scale"),
     [(0, (1, 0)), (1, (1, 0)), (2, (2, 1, 0)), (3, (5, 0)), (7, (10, 5, 0)), (10, (10, 5, 0)), (11, (20, 10, 0))],

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
+from bindings.web.console import time_zones
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -21,6 +23,7 @@ SECONDS = (1, 5, 15, 30, 60, 300, 900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_2
 DAYS = (1, 2, WEEK_DAYS, 14)
 MONTHS = (1, 2, 3, 6)
 MONTH_DAYS = 31
+LAST_DAY = datetime(9999, 12, 1)  # noqa: DTZ001 -- a wall clock; no step from here leaves the calendar
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +48,7 @@ def time_ticks(
         x = 100 * (at - since).total_seconds() / length_s
         if not margin <= x <= 100 - margin:
             continue
-        local = at.astimezone(zone.info)
+        local = time_zones.in_zone(at, zone)
         label, second = _labels(local, unit, shown_date)
         shown_date = local.date()
         ticks.append(Tick(x=round(x, 2), at=at, label=label, second=second))
@@ -54,8 +57,7 @@ def time_ticks(
 
 def _instants(since: datetime, until: datetime, zone: Zone, spacing_s: float) -> tuple[Iterator[datetime], str]:
     """Return the round instants between two others, at least `spacing_s` apart, and the unit of their labels."""
-    start = since.astimezone(zone.info).replace(tzinfo=None)
-    end = until.astimezone(zone.info).replace(tzinfo=None)
+    start, end = (time_zones.in_zone(at, zone).replace(tzinfo=None) for at in (since, until))
     for step_s in SECONDS:
         if step_s >= spacing_s:
             return _within(
@@ -72,8 +74,11 @@ def _instants(since: datetime, until: datetime, zone: Zone, spacing_s: float) ->
 def _within(since: datetime, until: datetime, zone: Zone, walls: Iterator[datetime]) -> Iterator[datetime]:
     """Yield the instants at which a clock in the zone shows these times, leaving out those that it never shows."""
     for wall in walls:
-        at = wall.replace(tzinfo=zone.info).astimezone(UTC)
-        is_shown = at.astimezone(zone.info).replace(tzinfo=None) == wall or wall.time() == time()
+        try:
+            at = wall.replace(tzinfo=zone.info).astimezone(UTC)
+            is_shown = at.astimezone(zone.info).replace(tzinfo=None) == wall or wall.time() == time()
+        except OverflowError:  # outside of the calendar
+            continue
         if is_shown and since <= at <= until:
             yield at
 
@@ -81,7 +86,8 @@ def _within(since: datetime, until: datetime, zone: Zone, walls: Iterator[dateti
 def _wall_times(start: datetime, end: datetime, step_s: int) -> Iterator[datetime]:
     midnight = datetime.combine(start.date(), time())
     wall = midnight + timedelta(seconds=(start - midnight).total_seconds() // step_s * step_s)
-    last = max(start, end) + timedelta(hours=2)  # a clock that is put back shows a part of its times twice
+    # A clock that is put back shows a part of its times twice.
+    last = min(max(start, end), LAST_DAY) + timedelta(hours=2)
     while wall <= last:
         yield wall
         wall += timedelta(seconds=step_s)
@@ -90,7 +96,7 @@ def _wall_times(start: datetime, end: datetime, step_s: int) -> Iterator[datetim
 def _dates(start: datetime, end: datetime, days: int) -> Iterator[datetime]:
     """Yield every `days`th midnight; each seventh is a Monday."""
     day = start.date() - timedelta(days=(start.toordinal() - 1) % days)
-    while day <= end.date():
+    while day <= min(end, LAST_DAY).date():
         yield datetime.combine(day, time())
         day += timedelta(days=days)
 
