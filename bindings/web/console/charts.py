@@ -1,7 +1,7 @@
 """Bar charts and sparklines as numbers that a template draws. Pure functions.
 
 A page never depends on the drawing: a chart also carries its totals in words, and the page shows the same counts
-as a table. Charts that stand side by side have one scale. A step that is not counted yet is a gap, not a zero.
+as a table. Charts that are compared have one scale. A step that is not counted yet is a gap, not a zero.
 """
 
 from __future__ import annotations

@@ -70,11 +70,14 @@ def _with_level(level: Level, checks: tuple[Check, ...]) -> list[Check]:
 
 
 def _charts(context: PageContext, statistics: EventStatistics) -> list[Chart]:
-    drawn = [
+    usual = [
         SeriesToDraw("Created", "good", statistics.counts_of(*CREATED)),
         SeriesToDraw("Ended", "calm", statistics.counts_of(*ENDED)),
+    ]
+    unusual = [
         SeriesToDraw("Failed", "bad", statistics.counts_of(EventKind.FAILED)),
         SeriesToDraw("In doubt", "warn", statistics.counts_of(EventKind.IN_DOUBT)),
         SeriesToDraw("Refused here", "calm", statistics.counts_of(EventKind.REFUSED)),
     ]
-    return charts(statistics, context.zone, drawn)
+    # A scale for each: a few failures would not be seen beside many bindings.
+    return [*charts(statistics, context.zone, usual), *charts(statistics, context.zone, unusual)]
