@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 WINDOW_S = 600.0
 MAX_NAME_MATCHES = 50
+MAX_COUNTED = 1_000
 MAX_REVEALS = 50
 MAX_REFUSALS = 50
 MAX_REPLACEMENTS = 50
@@ -50,6 +51,15 @@ class NumberAt:
     trace: Trace
     previous_binding: Binding | None
     next_binding: Binding | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NumberCounts:
+    """How many bindings have a number, and how many of them hold it now. Unless `is_complete`, there are more."""
+
+    total: int
+    holding: int
+    is_complete: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,6 +166,15 @@ class Investigation:
         size, position = validation.page(cursor=cursor, limit=limit)
         rows = self._database.read(number_history.history, number, actor=actor, before=position, limit=size + 1)
         return Page.of(rows, size, lambda binding: fields.position_after(binding.held_until, binding.id))
+
+    def count_number(self, number: Phone, *, actor: str | None = None) -> NumberCounts:
+        """Count the bindings that ever had the number, and those that hold it now, at most `MAX_COUNTED`."""
+        total, holding = self._database.read(
+            number_history.count, number, actor=actor, now=self._database.now, limit=MAX_COUNTED + 1
+        )
+        return NumberCounts(
+            total=min(total, MAX_COUNTED), holding=min(holding, MAX_COUNTED), is_complete=total <= MAX_COUNTED
+        )
 
     def find_by_name(self, text: str, *, actor: str | None = None) -> NameMatches:
         """Return what has this text as its reference, idempotency key, bind_id or request id, newest first.

@@ -241,6 +241,13 @@ def new_value(name: str) -> ColumnElement[Any]:
     return bindparam(f"new_{name}", type_=bindings.c[name].type)
 
 
+def has_key(key: str) -> ColumnElement[bool]:
+    """Return the condition that a binding has an idempotency key, for a search that knows no more."""
+    # The second condition follows from the first. Its columns have statistics: an expression in an index has none
+    # if no row has a key, and a planner would expect it in so many rows that it read the table by the order asked.
+    return and_(idempotency_key == key, or_(bindings.c.idempotency_key == key, bindings.c.duplicate_key == key))
+
+
 def in_state(state: State) -> ColumnElement[bool]:
     """Return the condition that a binding is in this state, as its partial index has it."""
     return sql.equals_literal(bindings.c.state, state)

@@ -12,7 +12,7 @@ from sqlalchemy import and_, func, select, union_all
 
 from bindings.domain.binding import EventKind, State
 from bindings.store import phones, sql
-from bindings.store.bindings import COLUMNS, NAMES, idempotency_key, in_state, middle_number_b_is, to_binding
+from bindings.store.bindings import COLUMNS, NAMES, has_key, in_state, middle_number_b_is, to_binding
 from bindings.store.column_types import Instant
 from bindings.store.events import COLUMNS as EVENT_COLUMNS
 from bindings.store.events import is_kind, read
@@ -75,12 +75,33 @@ def history(
     return sorted(unique, key=lambda binding: (binding.held_until, binding.id), reverse=True)[:limit]
 
 
+def count(
+    connection: Connection, number: Phone, *, actor: str | None, now: ColumnElement[datetime], limit: int
+) -> tuple[int, int]:
+    """Return how many bindings have this number, and how many of them hold it now, each up to about `limit`."""
+    matches = [and_(match, *_requested_by(actor)) for match in _matches(connection.dialect, number)]
+    holds_now = (bindings.c.held_until > now, _NOT_FAILED)
+    return _count(connection, matches, limit), _count(
+        connection, [and_(match, *holds_now) for match in matches], limit
+    )
+
+
+def _count(connection: Connection, branches: list[ColumnElement[bool]], limit: int) -> int:
+    """Count the bindings of the branches, each read by its index to at most `limit` rows."""
+    held_until = bindings.c.held_until
+    parts = (
+        select(bindings.c.id).where(branch).order_by(held_until).limit(limit).subquery() for branch in branches
+    )
+    statement = select(func.count()).select_from(union_all(*(select(part) for part in parts)).subquery())
+    return connection.execute(statement).scalar_one()
+
+
 def find_by_name(connection: Connection, words: str, *, actor: str | None, limit: int) -> list[Binding]:
     """Return up to `limit` bindings with this reference, key or bind_id, or changed by this request."""
     changed_by_request = select(events.c.binding_id).where(_of_request(words), events.c.binding_id.is_not(None))
     conditions = (
         bindings.c.reference == words,
-        idempotency_key == words,
+        has_key(words),
         and_(bindings.c.app_id.in_(select(_apps())), bindings.c.bind_id == words),
         bindings.c.id.in_(changed_by_request),
     )

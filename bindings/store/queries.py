@@ -22,7 +22,7 @@ from bindings.store import events, phones, sql, texts
 from bindings.store.bindings import (
     COLUMNS,
     NAMES,
-    idempotency_key,
+    has_key,
     in_state,
     middle_number_b_is,
     release_owed,
@@ -215,7 +215,7 @@ def search(
 _FILTER_CONDITIONS: dict[str, Callable[[Any], ColumnElement[bool]]] = {
     "middle_number": lambda number: or_(bindings.c.middle_number_a == number, middle_number_b_is(number)),
     "state_reason": lambda reason: bindings.c.reason == reason,
-    "idempotency_key": lambda key: or_(idempotency_key == key, bindings.c.freed_key == key),
+    "idempotency_key": lambda key: or_(has_key(key), bindings.c.freed_key == key),
     "requested_from": lambda at: bindings.c.requested_at >= at,
     "requested_to": lambda at: bindings.c.requested_at < at,
 }

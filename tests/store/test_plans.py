@@ -387,20 +387,33 @@ def _wrong(service: BindingService) -> dict[str, list[str]]:
     return wrong if "ix_bindings_due" in ways["expire"] else wrong | {"expire": sorted(ways["expire"])}
 
 
+OF_MANY = "search by middle number"  # one of 500: the newest of 20 000 are found soon in the order of the list
+STATISTICS: dict[str, str | None] = {
+    "without": None,
+    "with": "ANALYZE",
+    # What a planner expects of a table with so many rows, which it multiplies with the size of the file.
+    "as of 10 M": "UPDATE pg_class SET reltuples = 10000000 WHERE relname = 'bindings'",
+}
+
+
 def test_hot_statements_use_their_own_indexes_only(filled_url: str) -> None:
     """Also with the server's clock: a volatile function that is compared row by row would prevent every index."""
     config = load({}, database_url=filled_url, provider_app_id="a")
     wrong: dict[tuple[str, str, str], list[str]] = {}
-    for statistics in ("without", "with"):
-        if statistics == "with":
+    for statistics, statement in STATISTICS.items():
+        if statement is not None and (statistics != "as of 10 M" or filled_url.startswith("postgresql")):
             database = Database(filled_url)
-            database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
+            database.write(lambda tx: tx.connection.execute(text(statement)))  # noqa: B023
             database.close()
         for clock in ("server", "test"):
             fixed = Clock(datetime.now(UTC)) if clock == "test" else None
             service = BindingService(new_runtime(config, Database(filled_url, read_clock=fixed), caller=CALLER))
             try:
-                wrong |= {(statistics, clock, name): ways for name, ways in _wrong(service).items()}
+                wrong |= {
+                    (statistics, clock, name): ways
+                    for name, ways in _wrong(service).items()
+                    if (statistics, name) != ("as of 10 M", OF_MANY)
+                }
             finally:
                 service.close()
     assert wrong == {}
