@@ -622,6 +622,10 @@ class BindingService:
         """Stream every event as it is sealed, in the feed's order, in memory that does not grow."""
         return self._queries.export_sealed_events()
 
+    def last_seal(self) -> Seal | None:
+        """Return the last seal of the history, or None if it is not sealed."""
+        return self._queries.last_seal()
+
     def export_seals(self) -> Iterator[Seal]:
         """Stream every seal of the history, in order, in memory that does not grow."""
         return self._queries.export_seals()

@@ -13,14 +13,14 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from bindings.domain.binding import State
-from bindings.domain.conflict import conflicts
+from bindings.domain.conflict import conflict_rule
 from bindings.domain.trace import earliest_end, earliest_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from bindings.domain.binding import Binding
-    from bindings.domain.conflict import Policy
+    from bindings.domain.conflict import ConflictRule, Policy
 
 QUICK_REUSE = timedelta(minutes=10)
 
@@ -29,12 +29,17 @@ QUICK_REUSE = timedelta(minutes=10)
 class Overlap:
     """Two bindings that may have existed at the same time, with a phone in common.
 
-    `allowed`: the conflict policy permits the second bind beside the first one.
+    `rule` is the one of the conflict policy that forbids the second bind beside the first; None: it is allowed.
     """
 
     first: Binding
     second: Binding
-    allowed: bool
+    rule: ConflictRule | None
+
+    @property
+    def allowed(self) -> bool:
+        """Return whether the conflict policy permits the second bind beside the first."""
+        return self.rule is None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +69,7 @@ def _anomaly(first: Binding, second: Binding, policy: Policy) -> Overlap | Reuse
         and earliest_start(second) < first.held_until
         and (first.ended_at is None or earliest_start(second) < first.ended_at)
     ):
-        return Overlap(first=first, second=second, allowed=_is_allowed(first, second, policy))
+        return Overlap(first=first, second=second, rule=_forbidding_rule(first, second, policy))
     gap = earliest_start(second) - earliest_end(first)
     numbers = {first.middle_number_a, first.middle_number_b} & {second.middle_number_a, second.middle_number_b}
     reused = min((number for number in numbers if number is not None), default=None)
@@ -73,10 +78,10 @@ def _anomaly(first: Binding, second: Binding, policy: Policy) -> Overlap | Reuse
     return Reuse(first=first, second=second, middle_number=reused, gap_s=gap.total_seconds())
 
 
-def _is_allowed(first: Binding, second: Binding, policy: Policy) -> bool:
-    """Return whether the policy permits the second bind, by what was known of the first one when it was made."""
+def _forbidding_rule(first: Binding, second: Binding, policy: Policy) -> ConflictRule | None:
+    """Return the rule that forbids the second bind, by what was known of the first one when it was made."""
     was_created = first.answered_at is not None and first.answered_at <= earliest_start(second)
-    return not conflicts(
+    return conflict_rule(
         policy,
         held=first.mode,
         state=State.ACTIVE if was_created else State.IN_DOUBT,

@@ -8,6 +8,7 @@ which the provider may still have held it.
 from __future__ import annotations
 
 from datetime import timedelta
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from bindings.domain.binding import Certainty, NearMiss, Reason, Trace, TraceHolder
@@ -47,9 +48,28 @@ def classify(bindings: Iterable[Binding], *, at: datetime, window_s: float) -> T
 def _certainty(binding: Binding, at: datetime) -> Certainty | None:
     if not earliest_start(binding) <= at < binding.held_until:
         return None
-    answered, end = binding.answered_at, earliest_end(binding)
-    certain = answered is not None and answered <= at < end and binding.reason not in _END_NOT_OBSERVED
-    return Certainty.CERTAIN if certain else Certainty.POSSIBLE
+    return Certainty.CERTAIN if evidence(binding, at) is Evidence.CONFIRMED else Certainty.POSSIBLE
+
+
+class Evidence(StrEnum):
+    """What is known of a binding at an instant of its longest possible lifetime."""
+
+    CONFIRMED = "confirmed"
+    NO_RESPONSE = "no_response"
+    BEFORE_RESPONSE = "before_response"
+    AFTER_EARLIEST_END = "after_earliest_end"
+    END_NOT_OBSERVED = "end_not_observed"
+
+
+def evidence(binding: Binding, at: datetime) -> Evidence:
+    """Return what is known of a binding at an instant; it existed certainly only if that is `CONFIRMED`."""
+    if binding.answered_at is None:
+        return Evidence.NO_RESPONSE
+    if at < binding.answered_at:
+        return Evidence.BEFORE_RESPONSE
+    if at >= earliest_end(binding):
+        return Evidence.AFTER_EARLIEST_END
+    return Evidence.END_NOT_OBSERVED if binding.reason in _END_NOT_OBSERVED else Evidence.CONFIRMED
 
 
 def _near_miss(binding: Binding, at: datetime, window: timedelta) -> NearMiss | None:

@@ -250,6 +250,10 @@ class Queries:
         """Stream every event as it is sealed, in the feed's order."""
         yield from self._database.stream(seals.export_events)
 
+    def last_seal(self) -> Seal | None:
+        """Return the last seal of the history, or None if it is not sealed."""
+        return self._database.read(seals.last)
+
     def export_seals(self) -> Iterator[Seal]:
         """Stream every seal, in order."""
         yield from self._database.stream(seals.list_all)

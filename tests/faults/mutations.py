@@ -368,7 +368,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     bug(
         "strict_lets_an_axxb_pass_a_doubt",
-        "bindings.domain.conflict:conflicts",
+        "bindings.domain.conflict:conflict_rule",
         replace(compares("policy"), "policy is Policy.STRICT and state not in (State.PENDING, State.IN_DOUBT)"),
         detected_by="under_strict and sqlite",
     ),

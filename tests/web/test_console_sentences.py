@@ -51,6 +51,8 @@ HELD_AT = {"at: certain", "at: two holders", "at: too many holders", "at: possib
 PARTY_AT = {"at: other party", "at: party before"}
 NOT_HELD_AT = {"at: ended before", "at: begins later", "at: never used", "at: hold only"} | PARTY_AT
 AT = HELD_AT | NOT_HELD_AT
+LINKED = HELD_AT | {"at: ended before", "at: begins later", "at: party before", "at: reference"}
+PAIRS = {"number: allowed overlap", "number: forbidden overlap", "number: quick re-use"}
 LISTED = {
     "number: masked phone",
     "number: middle number",
@@ -194,6 +196,20 @@ SENTENCES = (
         r" time zone: the time was read as TIME\.",
         {"at: hold only"},
     ),
+    Sentence(
+        r"The provider confirmed it at TIME \(bindId \d+\), and nothing recorded ends it before TIME\.",
+        (HELD_AT - {"at: possible"}) | {"at: reference"},
+    ),
+    Sentence(r"It may have ended from TIME on; the provider may have held it until TIME\.", {"at: possible"}),
+    Sentence("Keep this answer", LINKED),
+    Sentence(
+        r"Permanent link, which contains no phone: /bindings/\S+/numbers/\w+/at\?time=\S+Z(&party=phone_b)?",
+        LINKED,
+    ),
+    Sentence(
+        r"It has who asked, when and why, the events of each holder, and the head of the sealed history\.", LINKED
+    ),
+    Sentence("Show them", {"at: other party"}),
     Sentence("All bindings of this number on one time axis, and its holds", AT | {"at: reference"}),
     Sentence("Refine the search", AT | {"at: reference"}),
     # ... for a number without a time.
@@ -223,21 +239,35 @@ SENTENCES = (
         r" phone is refused\.",
         {"number: hold only", "at: hold only"},
     ),
-    Sentence(r"\d+ bindings? on this page, newest start first\.", LISTED | {"number: reference"}),
+    Sentence(
+        r"(\d+ bindings? may hold it now|No binding recorded here holds it now)\.", LISTED | {"number: reference"}
+    ),
+    Sentence(
+        r"(1 binding has|\d+ bindings have) this number, \d+ of them on this page, newest start first\.",
+        LISTED | {"number: reference"},
+    ),
     Sentence(r"The pages are in the order of “held until”\.", {"number: first page"}),
     Sentence(
         r"One middle number serves many pairs at the same time\.",
         {"number: middle number", "number: quick re-use", "number: reference"},
     ),
-    Sentence(r"Quick re-use: \d+ passed from \S+ to \S+ after \d+ min\.", {"number: quick re-use"}),
     Sentence(
-        r"Overlap: \S+ and \S+ share a phone and may have existed at the same time, which the"
-        r" conflict policy in force"
-        r" does not allow\.",
+        r"Quick re-use, 1 on this page\. A middle number passed to another pair within ten minutes of a binding's"
+        r" end; the earlier pair may call it\.",
+        {"number: quick re-use"},
+    ),
+    Sentence(
+        r"Overlap, 1 on this page\. The conflict policy in force does not allow it: the policy strict allows a"
+        r" phone one binding at a time\.",
         {"number: forbidden overlap"},
     ),
-    Sentence(r"\d+ overlaps? that the conflict policy in force allows?", {"number: allowed overlap"}),
-    Sentence(r"\S+ and \S+ share a phone and may have existed at the same time\.", {"number: allowed overlap"}),
+    Sentence(
+        r"Allowed overlap, 1 on this page\. The policy literal allows another pair beside an AXXB binding; an AXB"
+        r" one only once that is confirmed\.",
+        {"number: allowed overlap"},
+    ),
+    Sentence("The two bindings, newest first", PAIRS),
+    Sentence(r"\S+ and [^ :]+(: \d+, .+ after the end)?", PAIRS),
     Sentence(
         r"(lifetime )?(failed, or outcome never known )?may still be held by the provider",
         LISTED | {"number: reference"},
@@ -460,7 +490,7 @@ class Pages:
         now = self.harness.clock.advance(10)
         self.pages["at: two holders"] = self.find(A, at=now)
         with self.monkeypatch.context() as patch:
-            patch.setattr("bindings.web.console.search.MAX_HOLDERS", 1)
+            patch.setattr("bindings.web.console.number_at.MAX_HOLDERS", 1)
             self.pages["at: too many holders"] = self.find(A, at=now)
         self.pages["number: allowed overlap"] = self.find(A)
         with self.monkeypatch.context() as patch:

@@ -5,6 +5,8 @@ The path names the number by a binding that has it, or by a search: a URL never 
 
 from __future__ import annotations
 
+import uuid
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from litestar import Request, get, post
@@ -12,35 +14,37 @@ from litestar import Request, get, post
 from bindings import errors
 from bindings.domain import overlaps
 from bindings.domain.binding import Binding
-from bindings.domain.conflict import Policy
+from bindings.domain.conflict import ConflictRule, Policy
 from bindings.domain.overlaps import Overlap, Reuse
-from bindings.domain.phone import Phone
 from bindings.domain.serialization import field_names
 from bindings.domain.trace import earliest_start
-from bindings.validation.fields import MAX_LIMIT
-from bindings.web.console import refusals, time_axis
-from bindings.web.console.binding import get_visible_binding
+from bindings.errors import FieldError, InvalidRequest
+from bindings.validation.fields import MAX_LIMIT, position_after
+from bindings.web.console import refusals, time_axis, time_zones
 from bindings.web.console.export import stream_export
+from bindings.web.console.number_fields import binding_number, is_middle_number, number_filter
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
-from bindings.web.console.search import is_middle_number, load_search, names_path, number_filter
+from bindings.web.console.search import load_search, names_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from bindings.access.investigation import NumberCounts
     from bindings.access.sessions import Search
     from bindings.domain.binding import Event, Page, RefusedBind
     from bindings.domain.hold import PhoneHold
+    from bindings.domain.phone import Phone
     from bindings.service import BindingService
 
 PER_PAGE = 50
-NUMBER_FIELDS = ("phone_a", "phone_b", "middle_number_a", "middle_number_b")
 
 
 @get("/bindings/{binding_id:str}/numbers/{number_field:str}", permissions=OWN_OR_ALL)
 async def history_of_binding_number(request: Request[Any, Any, Any]) -> PageResponse:
     """Show the history of a number of a binding."""
     context = PageContext(request)
-    return await _history_page(context, await binding_number(context), unbind_path=f"{request.url.path}/unbind")
+    number, _ = await binding_number(context)
+    return await _history_page(context, number, unbind_path=f"{request.url.path}/unbind")
 
 
 @get("/find/{search_id:str}/history", permissions=OWN_OR_ALL)
@@ -61,7 +65,7 @@ async def history_of_search(request: Request[Any, Any, Any]) -> PageResponse:
 async def export_of_binding_number(request: Request[Any, Any, Any]) -> PageResponse:
     """Export the whole history of a number of a binding."""
     context = PageContext(request)
-    number, path = await binding_number(context), request.path_params
+    (number, _), path = await binding_number(context), request.path_params
     return await _export(context, number, {"binding_id": path["binding_id"], "which": path["number_field"]})
 
 
@@ -71,16 +75,6 @@ async def export_of_search(request: Request[Any, Any, Any]) -> PageResponse:
     context = PageContext(request)
     search = await load_search(context, request.path_params["search_id"])
     return await _export(context, _number_of(search), {})
-
-
-async def binding_number(context: PageContext) -> Phone:
-    """Return the number that the path names by a binding and a field. Raise `NotFound` if there is none."""
-    binding = await get_visible_binding(context)
-    number_field = context.request.path_params["number_field"]
-    number = getattr(binding, number_field) if number_field in NUMBER_FIELDS else None
-    if number is None:
-        raise errors.NotFound("this binding has no such number")
-    return number if isinstance(number, Phone) else Phone(number)
 
 
 async def _export(context: PageContext, number: Phone, narrowed: dict[str, Any]) -> PageResponse:
@@ -111,30 +105,86 @@ def _number_of(search: Search) -> Phone:
     return search.number
 
 
-def _is_allowed_overlap(anomaly: Overlap | Reuse) -> bool:
-    return isinstance(anomaly, Overlap) and anomaly.allowed
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnomalyGroup:
+    """Anomalies of a page that have the same explanation, the newest first."""
+
+    title: str
+    explanation: str
+    is_allowed: bool
+    anomalies: list[Overlap | Reuse]
+
+
+_REUSE = (
+    "Quick re-use",
+    "A middle number passed to another pair within ten minutes of a binding's end; the earlier pair may call it.",
+    False,
+)
+_FORBIDDEN = {
+    ConflictRule.AXB: "an AXB binding of a phone forbids every other bind of it",
+    ConflictRule.SAME_PAIR: "two phones may have one binding with each other at a time",
+    ConflictRule.STRICT: "the policy strict allows a phone one binding at a time",
+    ConflictRule.NOT_CONFIRMED: "the AXXB binding was not confirmed when the AXB one was requested",
+}
+_ALLOWED = (
+    "Allowed overlap",
+    "The policy literal allows another pair beside an AXXB binding; an AXB one only once that is confirmed.",
+    True,
+)
+
+
+def _anomaly_groups(anomalies: Iterable[Overlap | Reuse]) -> list[AnomalyGroup]:
+    """Return the anomalies by their explanation, allowed overlaps last."""
+    groups: dict[tuple[str, str, bool], list[Overlap | Reuse]] = {}
+    for anomaly in anomalies:
+        groups.setdefault(_explanation(anomaly), []).append(anomaly)
+    listed = [
+        AnomalyGroup(title=title, explanation=explanation, is_allowed=is_allowed, anomalies=group[::-1])
+        for (title, explanation, is_allowed), group in groups.items()
+    ]
+    return sorted(listed, key=lambda group: group.is_allowed)
+
+
+def _explanation(anomaly: Overlap | Reuse) -> tuple[str, str, bool]:
+    if isinstance(anomaly, Reuse):
+        return _REUSE
+    if anomaly.rule is None:
+        return _ALLOWED
+    return "Overlap", f"The conflict policy in force does not allow it: {_FORBIDDEN[anomaly.rule]}.", False
 
 
 async def _history_page(
     context: PageContext, number: Phone, *, unbind_path: str, names_path: str | None = None
 ) -> PageResponse:
     """Return the page of a number. `names_path` leads to what has the number as its name, if anything has."""
-    cursor = context.request.query_params.get("cursor")
+    parameters = context.request.query_params
+    cursor, before = parameters.get("cursor"), None
+    field_errors: tuple[FieldError, ...] = ()
+    try:
+        before = time_zones.parse(parameters.get("before", ""), context.zone, context.now, date_alone=True)
+    except InvalidRequest as error:
+        field_errors = (FieldError("before", error.field_errors[0].message),)
+    if before is not None and cursor is None:
+        cursor = position_after(before, str(uuid.UUID(int=0)))
 
     def read(
         service: BindingService,
-    ) -> tuple[Page[Binding], tuple[PhoneHold, ...], tuple[RefusedBind, ...], list[Event]]:
+    ) -> tuple[Page[Binding], tuple[PhoneHold, ...], tuple[RefusedBind, ...], list[Event], NumberCounts]:
         investigation, actor = service.investigation, context.actor_filter
         page = investigation.number_history(number, actor=actor, cursor=cursor, limit=PER_PAGE)
         holds = investigation.holds_of(number, actor=actor)
         refused = investigation.refusals_of(number, actor=actor)
         reveals = [] if actor is not None else investigation.reveals_of(page.data)
-        return page, holds, refused, reveals
+        return page, holds, refused, reveals, investigation.count_number(number, actor=actor)
 
-    page, holds, refused, reveals = await context.run_read(read)
+    page, holds, refused, reveals, counts = await context.run_read(read)
     anomalies = overlaps.find_anomalies(page.data, Policy(context.app_state.service.settings.conflict_policy))
     return context.render(
         "number.html",
+        status=422 if field_errors else 200,
+        field_errors=field_errors,
+        before=parameters.get("before", ""),
+        counts=counts,
         number=number,
         names_path=names_path,
         unbind_path=unbind_path,
@@ -144,8 +194,7 @@ async def _history_page(
         by_id={binding.id: binding for binding in page.data},
         next_cursor=page.next_cursor,
         axis=time_axis.axis_for(page.data),
-        anomalies=[anomaly for anomaly in anomalies if not _is_allowed_overlap(anomaly)],
-        allowed_overlaps=list(filter(_is_allowed_overlap, anomalies)),
+        anomaly_groups=_anomaly_groups(anomalies),
         refusals=refusals.rows(context, refused),
         reveals=reveals,
         revealed=False,

@@ -23,15 +23,15 @@ from bindings.domain.text import has_control_characters
 from bindings.errors import FieldError, InvalidRequest
 from bindings.validation import requests as validation
 from bindings.validation.fields import phone
-from bindings.web.console import refusals, time_zones
+from bindings.web.console import number_at, refusals, time_zones
 from bindings.web.console.export import stream_export
+from bindings.web.console.number_fields import is_middle_number, number_filter
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
 from bindings.web.phone_questions import record_question
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bindings.access.investigation import NumberAt
     from bindings.service import BindingService
     from bindings.web.auth import Principal
 
@@ -39,7 +39,6 @@ NUMBER = re.compile(r"\+?[0-9][0-9 ().-]*\Z")
 SEPARATORS = re.compile(r"[ ().-]")
 MIN_NUMBER_DIGITS = 5  # fewer digits are a name, such as the provider's id of a binding
 LATEST_BINDINGS = 10
-MAX_HOLDERS = 100
 MAX_QUERY_LENGTH = 255
 
 
@@ -104,28 +103,12 @@ async def results(request: Request[Any, Any, Any]) -> PageResponse:
     context = PageContext(request)
     search_id = request.path_params["search_id"]
     search = await load_search(context, search_id)
-    actor = context.actor_filter
     if search.number is None:
         return await _matches_page(context, search)
     if search.at is None:
         return context.redirect(f"/find/{search_id}/history")
-    number, at, party = search.number, search.at, search.party
-    number_at = await context.run_read(
-        lambda service: service.investigation.number_at(number, at=at, party=party, actor=actor)
-    )
-    holders = number_at.trace.holders
-    bindings = [binding for binding, _ in _bindings_with_relation(number_at)]
-    bindings += [holder.binding for holder in number_at.trace.other_holders]
-    return context.render(
-        "number_at.html",
-        search=search,
-        search_id=search_id,
-        names_path=names_path(search, search_id),
-        is_middle_number=is_middle_number(number, bindings),
-        number_at=number_at,
-        holders=holders[:MAX_HOLDERS],
-        holds=number_at.trace.holds,
-        hidden_holders=len(holders) - MAX_HOLDERS,
+    return await number_at.answer_page(
+        context, search, search_id=search_id, names_path=names_path(search, search_id)
     )
 
 
@@ -168,9 +151,8 @@ async def export(request: Request[Any, Any, Any]) -> PageResponse:
             matches = service.investigation.find_by_name(str(search.words), actor=actor)
             rows = [(binding, "named") for binding in matches.bindings]
         else:
-            rows = _bindings_with_relation(
-                service.investigation.number_at(number, at=at, party=search.party, actor=actor)
-            )
+            answer = service.investigation.number_at(number, at=at, party=search.party, actor=actor)
+            rows = number_at.bindings_with_relation(answer)
         if reason is not None and rows:
             service.reveal([binding.id for binding, _ in rows], reason=reason, what="export of search results")
         for binding, relation in rows:
@@ -185,14 +167,6 @@ async def export(request: Request[Any, Any, Any]) -> PageResponse:
     )
 
 
-def _bindings_with_relation(number_at: NumberAt) -> list[tuple[Binding, str]]:
-    """Return holders with their certainty, then near misses and nearest bindings with their relation."""
-    rows = [(holder.binding, str(holder.certainty)) for holder in number_at.trace.holders]
-    rows += [(miss.binding, miss.relation) for miss in number_at.trace.near_misses]
-    nearest = ((number_at.previous_binding, "ended"), (number_at.next_binding, "began"))
-    return rows + [(binding, relation) for binding, relation in nearest if binding is not None]
-
-
 async def load_search(context: PageContext, search_id: str) -> Search:
     """Return the search that this browser stored under the id. Raise `SearchExpired` if there is none."""
     token = context.token
@@ -202,25 +176,9 @@ async def load_search(context: PageContext, search_id: str) -> Search:
     return search
 
 
-def is_middle_number(number: Phone, bindings: list[Binding]) -> bool:
-    """Return whether one of the bindings has it as a middle number: those are shown in full, phones are masked."""
-    digits = number.digits
-    return any(digits in (binding.middle_number_a, binding.middle_number_b) for binding in bindings)
-
-
 def names_path(search: Search, search_id: str) -> str | None:
     """Return the path of the page of what has the number as its name, or None if nothing has."""
     return None if search.words is None else f"/find/{search_id}/names"
-
-
-async def number_filter(context: PageContext, number: Phone) -> dict[str, Any]:
-    """Return the number of an export as its manifest has it: a middle number in full, a phone masked."""
-    page = await context.run_read(
-        lambda service: service.investigation.number_history(number, actor=context.actor_filter)
-    )
-    if is_middle_number(number, list(page.data)):
-        return {"middle_number": number.digits}
-    return {"number": str(number)}
 
 
 async def _refined_search(context: PageContext) -> Search:
@@ -314,8 +272,8 @@ def _record_question(service: BindingService, principal: Principal, search: Sear
         if not is_middle_number(number, list(history)):
             record_question(service, principal, "find", has_match=matches_number)
         return
-    number_at = investigation.number_at(number, at=at, party=party)
-    matches_party = bool(number_at.trace.has_match(party) or number_at.previous_binding or number_at.next_binding)
+    answer = investigation.number_at(number, at=at, party=party)
+    matches_party = bool(answer.trace.has_match(party) or answer.previous_binding or answer.next_binding)
     record_question(service, principal, "find", has_match=matches_number and matches_party)
 
 

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from bindings.domain.addresses import origin
 from bindings.domain.roles import Permission
+from bindings.domain.trace import earliest_end
 from bindings.web.console import check_areas, event_text, time_zones
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def _templates() -> Environment:
         "sentence": sentence,
         "origin": origin,
         "page_of": check_areas.page_of,
+        "earliest_end": earliest_end,
     }
     environment.globals |= {
         "nav_items": NAV_ITEMS,

@@ -18,9 +18,9 @@ from bindings.domain.selection import MAX_BINDINGS
 from bindings.validation import requests as validation
 from bindings.web import problems
 from bindings.web.console import end_forms
-from bindings.web.console.number import binding_number
+from bindings.web.console.number_fields import binding_number, number_filter
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
-from bindings.web.console.search import load_search, number_filter
+from bindings.web.console.search import load_search
 
 if TYPE_CHECKING:
     from bindings.lifecycle.unbind_all import ReleaseResult
@@ -78,7 +78,8 @@ async def _selection(context: PageContext) -> dict[str, Any]:
     """Return the argument of `unbind_all` that the path names."""
     path = context.request.path_params
     if "number_field" in path:
-        number, is_middle_number = await binding_number(context), path["number_field"].startswith("middle")
+        number, _ = await binding_number(context)
+        is_middle_number = path["number_field"].startswith("middle")
     else:
         search = await load_search(context, path["search_id"])
         if search.number is None or context.request.url.path.endswith("/names/unbind"):
