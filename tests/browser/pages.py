@@ -40,6 +40,13 @@ def _number_at_without_holder(console: Console, day: Day) -> None:
     console.find(q=str(day.ride.middle_number_a), time=_format_time(at), zone="UTC")
 
 
+def _statement(console: Console, day: Day) -> None:
+    _number_at(console, day)
+    console.window.fill("#statement-reason", "complaint 118")
+    console.window.click("form.action button")
+    console.window.wait("document.body.innerText.includes('Statement: who had')")
+
+
 def _search_without_match(console: Console, _day: Day) -> None:
     console.find(q="order-9999")
 
@@ -159,6 +166,7 @@ FULL: dict[str, Opener] = {
     "bindings-invalid": "/bindings?state=lost&from=never",
     "number-at": _number_at,
     "number-at-no-holder": _number_at_without_holder,
+    "statement": _statement,
     "search-no-match": _search_without_match,
     "search-invalid": _invalid_search,
     "binding": "/bindings/{ride}",

@@ -111,7 +111,8 @@ def test_history_of_a_number_counts_its_bindings_and_starts_at_a_time(running: R
     assert "No binding recorded here holds it now." in page
     assert "1 binding has this number, 1 of them on this page" in page
     assert "1 binding may hold it now." in browser.get(f"/bindings/{second.id}/numbers/phone_b").text
-    assert first.id in browser.get(f"{path}?before=2100-01-01").text
-    assert "No binding was held until before that time" in browser.get(f"{path}?before=2001-01-01").text
-    wrong = browser.get(f"{path}?before=soon")
-    assert (wrong.status_code, "Held until before" in wrong.text) == (422, True)
+    assert first.id in browser.submit(path, {"before": "2100-01-01"}).text
+    assert "No binding was held until before that time" in browser.submit(path, {"before": "2001-01-01"}).text
+    for wrong in ("soon", A):
+        response = browser.post(path, {"before": wrong})
+        assert (response.status_code, response.headers.get("Location")) == (422, None)

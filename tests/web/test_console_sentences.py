@@ -207,7 +207,9 @@ SENTENCES = (
         LINKED,
     ),
     Sentence(
-        r"It has who asked, when and why, the events of each holder, and the head of the sealed history\.", LINKED
+        r"The statement says who asked, when and why, and has the events of each holder and the head of the sealed"
+        r" history\.",
+        LINKED,
     ),
     Sentence("Show them", {"at: other party"}),
     Sentence("All bindings of this number on one time axis, and its holds", AT | {"at: reference"}),
@@ -342,7 +344,8 @@ SENTENCES = (
     Sentence(r"Reload this page to see what is done by then\.", {"unbinds: not done, of an application"}),
     Sentence(r"Request id \S+", UNBINDS),
     # The access log.
-    Sentence("Access log: reveals, searches by a phone, exports and administrative acts", ACCESS),
+    Sentence("Access log", ACCESS),
+    Sentence(r"Reveals, searches by a phone, exports and administrative acts, newest first\.", ACCESS),
     Sentence("No reveals, searches by a phone, exports or administrative acts yet", {"access: nothing"}),
     Sentence(
         r"Each reveal of full phones, each search by a full phone, each export and each administrative act is"

@@ -16,9 +16,8 @@ from bindings.domain import overlaps
 from bindings.domain.binding import Binding
 from bindings.domain.conflict import ConflictRule, Policy
 from bindings.domain.overlaps import Overlap, Reuse
-from bindings.domain.serialization import field_names
+from bindings.domain.serialization import field_names, instant
 from bindings.domain.trace import earliest_start
-from bindings.errors import FieldError, InvalidRequest
 from bindings.validation.fields import MAX_LIMIT, position_after
 from bindings.web.console import refusals, time_axis, time_zones
 from bindings.web.console.export import stream_export
@@ -39,7 +38,11 @@ if TYPE_CHECKING:
 PER_PAGE = 50
 
 
-@get("/bindings/{binding_id:str}/numbers/{number_field:str}", permissions=OWN_OR_ALL)
+OF_BINDING = "/bindings/{binding_id:str}/numbers/{number_field:str}"
+OF_SEARCH = "/find/{search_id:str}/history"
+
+
+@get(OF_BINDING, permissions=OWN_OR_ALL)
 async def history_of_binding_number(request: Request[Any, Any, Any]) -> PageResponse:
     """Show the history of a number of a binding."""
     context = PageContext(request)
@@ -47,7 +50,7 @@ async def history_of_binding_number(request: Request[Any, Any, Any]) -> PageResp
     return await _history_page(context, number, unbind_path=f"{request.url.path}/unbind")
 
 
-@get("/find/{search_id:str}/history", permissions=OWN_OR_ALL)
+@get(OF_SEARCH, permissions=OWN_OR_ALL)
 async def history_of_search(request: Request[Any, Any, Any]) -> PageResponse:
     """Show the history of a number that was searched for."""
     context = PageContext(request)
@@ -61,7 +64,15 @@ async def history_of_search(request: Request[Any, Any, Any]) -> PageResponse:
     )
 
 
-@post("/bindings/{binding_id:str}/numbers/{number_field:str}/export", permissions=OWN_OR_ALL, status_code=200)
+@post([OF_BINDING, OF_SEARCH], permissions=OWN_OR_ALL, status_code=200)
+async def start_at_time(request: Request[Any, Any, Any]) -> PageResponse:
+    """Check the time of the form, and redirect to the bindings that were held until before it. Safe to repeat."""
+    context = PageContext(request)
+    before = time_zones.parse(context.form.get("before", ""), context.zone, context.now, date_alone=True)
+    return context.redirect(request.url.path + ("" if before is None else f"?before={instant(before)}"))
+
+
+@post(f"{OF_BINDING}/export", permissions=OWN_OR_ALL, status_code=200)
 async def export_of_binding_number(request: Request[Any, Any, Any]) -> PageResponse:
     """Export the whole history of a number of a binding."""
     context = PageContext(request)
@@ -69,7 +80,7 @@ async def export_of_binding_number(request: Request[Any, Any, Any]) -> PageRespo
     return await _export(context, number, {"binding_id": path["binding_id"], "which": path["number_field"]})
 
 
-@post("/find/{search_id:str}/history/export", permissions=OWN_OR_ALL, status_code=200)
+@post(f"{OF_SEARCH}/export", permissions=OWN_OR_ALL, status_code=200)
 async def export_of_search(request: Request[Any, Any, Any]) -> PageResponse:
     """Export the whole history of a number that was searched for."""
     context = PageContext(request)
@@ -158,12 +169,8 @@ async def _history_page(
 ) -> PageResponse:
     """Return the page of a number. `names_path` leads to what has the number as its name, if anything has."""
     parameters = context.request.query_params
-    cursor, before = parameters.get("cursor"), None
-    field_errors: tuple[FieldError, ...] = ()
-    try:
-        before = time_zones.parse(parameters.get("before", ""), context.zone, context.now, date_alone=True)
-    except InvalidRequest as error:
-        field_errors = (FieldError("before", error.field_errors[0].message),)
+    cursor = parameters.get("cursor")
+    before = time_zones.parse(parameters.get("before", ""), context.zone, context.now)
     if before is not None and cursor is None:
         cursor = position_after(before, str(uuid.UUID(int=0)))
 
@@ -181,9 +188,7 @@ async def _history_page(
     anomalies = overlaps.find_anomalies(page.data, Policy(context.app_state.service.settings.conflict_policy))
     return context.render(
         "number.html",
-        status=422 if field_errors else 200,
-        field_errors=field_errors,
-        before=parameters.get("before", ""),
+        before=before,
         counts=counts,
         number=number,
         names_path=names_path,

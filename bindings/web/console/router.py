@@ -56,7 +56,7 @@ def router() -> Router:
             *(binding.extend, binding.replace, binding.unbind),
             *(number.history_of_binding_number, number.export_of_binding_number),
             *(number.history_of_search, number.export_of_search),
-            *(number_at.show, number_at.statement),
+            *(number.start_at_time, number_at.show, number_at.statement),
             *(unbind_all.show_form, unbind_all.unbind_all, unbind_all.show_result),
             *(access_log.access_log, access_log.apply_filters, access_log.export),
             *(export.form, export.export_period, export.manifest),

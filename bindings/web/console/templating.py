@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 STATIC = files("bindings.web.console") / "static"
 ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:")
 NO_VALUE = "\N{EN DASH}"
+RECENT_S = 86_400
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +89,7 @@ def _templates() -> Environment:
         "duration": time_zones.format_duration,
         "humanize": humanize,
         "share": share,
+        "recent": recent,
         "detail": format_detail,
         "as_input": as_input,
         "code_name": code_name,
@@ -131,6 +133,21 @@ def instant(template: Context, at: datetime | None, *, precise: bool = False) ->
 def instant_text(template: Context, at: datetime) -> str:
     """Return an instant in the chosen zone as plain text."""
     return time_zones.format_instant(at, _page_context(template).zone)
+
+
+@pass_context
+def recent(template: Context, at: datetime | None) -> str | Markup:
+    """Return a time of the last or next 24 hours as its distance from now, with the full time as a tooltip.
+
+    Other times are returned in full, and all of them on paper.
+    """
+    context = _page_context(template)
+    if at is None or abs((context.now - at).total_seconds()) >= RECENT_S:
+        return instant(template, at)
+    full = time_zones.format_instant(at, context.zone)
+    return Markup(
+        '<time datetime="{}" title="{}"><span class="relative">{}</span><span class="on-paper">{}</span></time>'
+    ).format(at.isoformat(), full, time_zones.ago(at, context.now), full)
 
 
 @pass_context
