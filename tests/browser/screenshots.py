@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 WIDTH = 1_280
-INVESTIGATOR_PAGES = ("find", "number-at", "number-at-no-holder", "binding", "number", "access")
+INVESTIGATOR_PAGES = ("find", "number-at", "number-at-no-holder", "statement", "binding", "number", "access")
 ADMIN_PAGES = ("overview", "failures", "doubts", "mark-absent", "pools", "report")
 EMPTY_PAGES = ("find", "access", "overview", "doubts")
 

@@ -257,7 +257,7 @@ class Crawl:
         yield filled
         if "q" in form.inputs:
             yield filled | {"q": NUMBER_AS_NAME}
-            yield filled | {"time": "now"}
+            yield filled | {"q": NUMBER_AS_NAME, "time": "now"}
 
 
 def _wrong_bodies(example: dict[str, Any], texts: tuple[str, ...]) -> Iterator[dict[str, Any]]:
