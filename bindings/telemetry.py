@@ -77,35 +77,38 @@ def add_trace_ids(entry: MutableMapping[str, Any]) -> None:
 
 def span(name: str, **attributes: AttributeValue) -> Span:
     """Return a span of an operation of this process, with attributes as of `Span.set`."""
-    if API not in sys.modules:
+    tracer = _configured_tracer()
+    if tracer is None:
         return NO_SPAN
-    started = _ApiSpan(_tracer().start_span(name))
+    started = _ApiSpan(tracer.start_span(name))
     started.set(**attributes)
     return started
 
 
 def client_span(name: str, *, parent: str | None = None) -> Span:
     """Return a span of a call to another host. `parent` is a `traceparent` in place of the current span."""
-    if API not in sys.modules:
+    tracer = _configured_tracer()
+    if tracer is None:
         return NO_SPAN
     from opentelemetry.trace import SpanKind
 
     context = None if parent is None else _remote_context(parent, ())
-    return _ApiSpan(_tracer().start_span(name, context, SpanKind.CLIENT))
+    return _ApiSpan(tracer.start_span(name, context, SpanKind.CLIENT))
 
 
 def request_span(name: str, headers: Sequence[tuple[bytes, bytes]]) -> Span:
     """Return a span of an HTTP request, the child of its `traceparent` if that is valid and sent once."""
     sent = [value.decode("latin-1") for key, value in headers if key == b"traceparent"]
     parent = parse_traceparent(sent[0]) if len(sent) == 1 else None
-    if API not in sys.modules:
+    tracer = _configured_tracer()
+    if tracer is None:
         return NO_SPAN if parent is None else _RequestContext(parent)
     from opentelemetry.context import Context
     from opentelemetry.trace import SpanKind
 
     states = [value.decode("latin-1") for key, value in headers if key == b"tracestate"]
     context = Context() if parent is None else _remote_context(parent, states)
-    return _ApiSpan(_tracer().start_span(name, context, SpanKind.SERVER))
+    return _ApiSpan(tracer.start_span(name, context, SpanKind.SERVER))
 
 
 @contextmanager
@@ -146,7 +149,7 @@ def observe(
 
 
 class Span:
-    """A span that is the current one inside its `with` block. This one, without OpenTelemetry, does nothing."""
+    """A span that is the current one inside its `with` block. This one, without a tracer, does nothing."""
 
     def set(self, **attributes: AttributeValue) -> None:
         """Set attributes of this product, named `bindings.NAME`; None sets none."""
@@ -170,7 +173,7 @@ class Span:
 
 
 class _RequestContext(Span):
-    """The trace context of a request, without OpenTelemetry."""
+    """The trace context of a request, without a tracer."""
 
     def __init__(self, header: str) -> None:
         self._header = header
@@ -231,6 +234,15 @@ class _ApiSpan(Span):
 
 
 NO_SPAN = Span()
+
+
+def _configured_tracer() -> Tracer | None:
+    """Return the tracer; None without OpenTelemetry, and if only its API is there: other libraries import that."""
+    if API not in sys.modules:
+        return None
+    from opentelemetry import trace
+
+    return None if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider) else _tracer()
 
 
 @cache

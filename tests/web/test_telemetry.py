@@ -42,16 +42,16 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracer = provider.get_tracer("bindings", schema_url=telemetry.SCHEMA_URL)
-    monkeypatch.setattr(telemetry, "_tracer", lambda: tracer)
+    monkeypatch.setattr(telemetry, "_configured_tracer", lambda: tracer)
     yield exporter
     provider.shutdown()
 
 
-@pytest.fixture(params=["with OpenTelemetry", "without OpenTelemetry"])
+@pytest.fixture(params=["with OpenTelemetry", "with its API only", "without OpenTelemetry"])
 def _each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "with OpenTelemetry":
         request.getfixturevalue("spans")
-    else:
+    elif request.param == "without OpenTelemetry":
         monkeypatch.setattr(telemetry, "API", "a module that is not imported")
 
 
@@ -201,6 +201,13 @@ def test_invalid_header_of_a_request_is_ignored(serving: Running, header: str) -
         for event in serving.service.history(answer.json()["id"])
     }
     assert TRACE not in traces
+
+
+def test_program_with_the_api_only_pays_for_no_span() -> None:
+    assert telemetry.API in sys.modules
+    assert telemetry.span("lookup") is telemetry.NO_SPAN
+    assert telemetry.client_span("webhook deliver", parent=HEADER) is telemetry.NO_SPAN
+    assert telemetry.request_span("GET", []) is telemetry.NO_SPAN
 
 
 def test_request_is_a_server_span_named_by_its_route(serving: Running, spans: InMemorySpanExporter) -> None:
