@@ -215,6 +215,7 @@ class AsyncBindingService:
     trace = _read(BindingService.trace)
     search = _read(BindingService.search)
     search_refusals = _read(BindingService.search_refusals)
+    traceparents = _read(BindingService.traceparents)
     events = _read(BindingService.events)
     events_for_actor = _read(BindingService.events_for_actor)
     feed_end = _read(BindingService.feed_end)
