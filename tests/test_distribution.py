@@ -203,6 +203,8 @@ def locked_packages(name: str, folder: Path) -> Path:
             continue
         assert files is not None
         for part in {file.parts[0] for file in files} - {"..", "__pycache__"}:
+            if (folder / part).exists():  # a namespace that several packages share
+                continue
             (folder / part).symlink_to(Path(sysconfig.get_path("purelib")) / part)
     return folder
 
