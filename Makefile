@@ -90,6 +90,16 @@ docs: $(DOCS_STAMP)  ## build the documentation as a site that opens from a file
 	  --doctree-dir build/doctrees . build/site
 	@echo "build/site/index.html"
 
+clients: $(STAMP)  ## generate clients from the OpenAPI document into build/clients (TypeScript needs node and npm)
+	@mkdir -p build/clients
+	@$(BIN)/python -c "from bindings.web.api import openapi; print(openapi.document_bytes().decode())" \
+	  > build/clients/openapi.json
+	@PATH="$(CURDIR)/$(BIN):$$PATH" openapi-python-client generate --path build/clients/openapi.json \
+	  --config clients/python.yaml --meta setup --overwrite --fail-on-warning --output-path build/clients/python
+	@cp -R clients/typescript build/clients/
+	@cp build/clients/openapi.json build/clients/typescript/
+	@cd build/clients/typescript && npm ci --silent && npm run --silent generate && npm run --silent check
+
 lint: $(STAMP)  ## check style, types and import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -112,4 +122,4 @@ lock:  ## regenerate requirements/*.txt from pyproject.toml (needs uv)
 clean:  ## remove all generated files and folders
 	rm -rf $(VENV) $(DEMO) $(DOCS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help install demo test test-browser screenshots soak bench bench-full docs lint format lock clean
+.PHONY: help install demo test test-browser screenshots soak bench bench-full docs clients lint format lock clean

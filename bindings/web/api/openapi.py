@@ -6,6 +6,7 @@ and the problems come from the errors themselves, each with a sample. Here is on
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,12 @@ from bindings import __version__, errors
 from bindings.domain.binding import Reason
 from bindings.provider import statuses
 from bindings.web import problems
-from bindings.web.api import ops_routes, routes, samples, schemas
+from bindings.web.api import ops_routes, routes, samples, schemas, webhook_messages
 from bindings.web.api.serializers import mask_phone
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from bindings.errors import BindingsError
     from bindings.web.api.operations import Operation, ResponseDoc
     from bindings.web.api.requests import RequestModel
@@ -63,7 +66,7 @@ PARAMETERS: dict[str, Json] = {
         "in": "path",
         "required": True,
         "description": "The service's id of the binding, a UUID.",
-        "schema": {"type": "string"},
+        "schema": {"type": "string", "format": "uuid"},
         "example": samples.BINDING.id,
     },
 }
@@ -99,7 +102,7 @@ def document() -> Json:
 
 def _content() -> Json:
     paths: dict[str, Json] = {}
-    models: list[type[Any]] = [schemas.Problem]
+    models: list[type[Any]] = [schemas.Problem, *webhook_messages.MODELS]
     for (method, path), operation in operations().items():
         paths.setdefault(path, {})[method] = _operation(path, operation)
         models += [operation.body] if operation.body else []
@@ -110,11 +113,13 @@ def _content() -> Json:
         "tags": [
             {"name": "bindings", "description": "For backend applications and auditors."},
             {"name": "operations", "description": "For operators of the service."},
+            {"name": "webhooks", "description": "What receivers of events get."},
         ],
         "security": [{"key": []}],
         "paths": paths,
+        "webhooks": webhook_messages.operations(),
         "components": {
-            "schemas": schemas.components(dict.fromkeys(models)),
+            "schemas": _schemas(dict.fromkeys(models)),
             "headers": HEADERS,
             "securitySchemes": {
                 "key": {
@@ -125,6 +130,23 @@ def _content() -> Json:
             },
         },
     }
+
+
+def _schemas(models: Iterable[type[Any]]) -> Json:
+    """Return the schemas by name, with the codes of problems, and defaults in the descriptions only.
+
+    A generator may take a field with a default for one that each request has.
+    """
+    result = schemas.components(models)
+    for schema in result.values():
+        for field in schema.get("properties", {}).values():
+            default = field.pop("default", None)
+            if default is not None:
+                field["description"] += f" If left out: {json.dumps(default)}."
+    classes = (kind for module in (errors, problems) for kind in vars(module).values() if isinstance(kind, type))
+    codes = {kind.code for kind in classes if issubclass(kind, errors.BindingsError)}
+    result["Problem"]["properties"]["code"]["enum"] = sorted(codes - {errors.BindingsError.code})
+    return result
 
 
 def _operation(path: str, operation: Operation) -> Json:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from bindings.domain import hold
 from bindings.domain.access_log import AccessKind, AccessLogEntry
+from bindings.domain.acts import Act
 from bindings.domain.binding import (
     Binding,
     Certainty,
@@ -108,6 +110,30 @@ EVENT = Event(
     reference=BINDING.reference,
     key_id="01993a02-6f1e-7b2d-9c44-2f8d1c7ab035",
 )
+_WITHOUT_BINDING = (
+    *(EventKind.REFUSED, EventKind.HELD, EventKind.HOLD_ENDED, EventKind.PHONE_SEARCHED, EventKind.BUDGET_USED_UP),
+    *(EventKind.POOL_LOW, EventKind.EXPORTED, EventKind.ADMINISTERED, EventKind.SEALED),
+)
+_DETAILS: dict[EventKind, dict[str, Any]] = {
+    EventKind.EXPIRES_SOON: {"expires_at": _after(3600.01).isoformat()},
+    EventKind.POOL_LOW: {
+        "app_id": BINDING.app_id,
+        "pool_number": BINDING.pool_number,
+        "why": "share",
+        "live": 45,
+        "capacity": 50,
+    },
+    EventKind.ADMINISTERED: {"act": Act.KEY_CREATED},
+    EventKind.SEALED: {"head": f"12:{'5d41402a' * 8}"},
+}
+
+
+def event_of(kind: EventKind) -> Event:
+    """Return a sample of an event of this kind, with what its message carries."""
+    event = replace(EVENT, kind=kind, detail=_DETAILS.get(kind, {}))
+    return replace(event, binding_id=None, sequence=0, reference=None) if kind in _WITHOUT_BINDING else event
+
+
 HOLDER = Holder(
     id=BINDING.id,
     actor=BINDING.actor,

@@ -34,6 +34,10 @@ ROUTE: Json = {
 }
 
 
+# Fields that have the id of a binding, an API key or an export.
+UUIDS = frozenset(("id", "binding_id", "export_id", "holder_id", "key_id", "replaced_by", "replaces", "waits_for"))
+
+
 def reference(model: type[Any]) -> Json:
     """Return a reference to the model's schema."""
     return {"$ref": REFERENCE.format(name=model.__name__)}
@@ -76,7 +80,7 @@ class AccessLogEntries(Struct):
     data: list[AccessLogEntry]
     next_cursor: str | None
     searched_to: Annotated[
-        datetime | None,
+        Annotated[datetime, Meta(extra_json_schema={"format": "date-time"})] | None,
         Meta(
             description="If one call looked at as many entries as it may before the page was full: the time of the"
             " oldest one. Older entries may match: go on with `next_cursor`. Otherwise null."
@@ -87,7 +91,7 @@ class AccessLogEntries(Struct):
 class ActiveBindings(Struct):
     """The bindings that are active now, newest first."""
 
-    data: Annotated[list[Binding], Meta(extra_json_schema={"items": {"allOf": [reference(Binding), ROUTE]}})]
+    data: list[Binding]
 
 
 class UnbindAllResult(Struct):
@@ -289,12 +293,18 @@ def components(models: Iterable[type[Any]]) -> dict[str, Json]:
             schema["type"] = "string"
         if not schema.get("required", True):
             del schema["required"]  # no field is
+        for name in UUIDS & schema.get("properties", {}).keys():
+            field = schema["properties"][name]
+            field.get("anyOf", [field])[0]["format"] = "uuid"
     for model, (description, fields) in DESCRIPTIONS.items():
         if (schema := schemas.get(model.__name__)) is not None:
             schema["description"] = description
             _complete_fields(model, schema["properties"], fields)
     if (unclear := schemas.get("UnclearReplace")) is not None:
         schemas["UnclearReplace"] = {"allOf": [reference(Binding), unclear]}
+    if (active := schemas.get("ActiveBindings")) is not None:
+        schemas["ActiveBinding"] = {"allOf": [reference(Binding), ROUTE]}
+        active["properties"]["data"]["items"] = {"$ref": REFERENCE.format(name="ActiveBinding")}
     if (problem := schemas.get("Problem")) is not None:
         problem["additionalProperties"] = True
     return schemas
