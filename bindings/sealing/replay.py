@@ -39,6 +39,7 @@ _INSTANTS = frozenset(
         *("held_until", "unbind_requested_at", "ended_at"),
     )
 )
+_ISO_LENGTH = len("2026-01-31T12:00:00.123456+00:00")
 # Columns that an event sets to what its detail has under the same name, if it has it.
 _FROM_DETAIL = {
     EventKind.REQUESTED: ("requested_at",),
@@ -144,6 +145,8 @@ def _before(end: str | None, seconds: int | None) -> str | None:
 
 def _plain(name: str, value: Any) -> Any:
     """Return a value of a detail as it is compared: an instant in its one text."""
-    if name in _INSTANTS and value is not None:
-        return instant_text(datetime.fromisoformat(value))
-    return value
+    if name not in _INSTANTS or value is None:
+        return value
+    if len(value) == _ISO_LENGTH and value.endswith("+00:00"):  # as nearly each is written; needs no parsing
+        return value[:-6] + "Z"
+    return instant_text(datetime.fromisoformat(value))

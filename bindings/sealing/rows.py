@@ -108,7 +108,7 @@ class RowComparison:
             history: list[tuple[int, dict[str, Any]]] = []
             for record in records:
                 seal, _, text = record.partition(b" ")
-                values = json.loads(text)
+                values = json.loads(text.decode("utf-8", "surrogatepass"))
                 if _ROW in values:
                     rows.append(values[_ROW])
                 else:

@@ -47,6 +47,7 @@ SEALED_PHONES = ("phone_key", "phone_a_sealed", "phone_b_sealed")
 _SECRET = {"url", "secret", "old_secret"}
 _NOT_UTF_8 = "Could not decode to UTF-8"  # how the message of SQLite's driver begins
 _PRIVATE = {"phone_a", "phone_b", "reference", "idempotency_key"}  # the hash of the facts has them
+_PUBLIC = tuple(field for field in FIELDS if field not in _PRIVATE)
 EVENT_COLUMNS = tuple(events.c)  # every one: a column that is added later is sealed too
 
 
@@ -250,7 +251,7 @@ def list_bindings(connection: Connection) -> Iterator[dict[str, Any]]:
     extra = [bindings.c[name].label(f"stored_{name}") for name in names]
     extra += [type_coerce(bindings.c[name], String).label(f"stored_{name}") for name in PHONES]
     for row in _stream(connection, select(*COLUMNS, *extra)):
-        stored = {name: getattr(row, f"stored_{name}") for name in (*names, *PHONES)}
+        stored = dict(zip((*names, *PHONES), row[len(COLUMNS) :], strict=True))
         try:
             binding = to_binding(row[: len(COLUMNS)])
             if stored["facts_salt"] is not None:
@@ -266,10 +267,11 @@ def _plain_binding(dialect: Dialect, binding: Binding, stored: dict[str, Any]) -
     if not all(_is_findable(dialect, getattr(binding, name), name, stored) for name in PHONES):
         return {"id": binding.id, "unreadable": True}
     keys = {name: stored[name] for name in KEY_COLUMNS if stored[name] is not None}
-    request = replace(binding, idempotency_key=next(iter(keys.values()), None))
+    key, request = next(iter(keys.values()), None), binding
+    if key != binding.idempotency_key:
+        request = replace(binding, idempotency_key=key)
     salt = stored["facts_salt"]
-    values = {field: getattr(binding, field) for field in FIELDS if field not in _PRIVATE}
-    return {name: _plain(value) for name, value in values.items()} | {
+    return {name: _plain(getattr(binding, name)) for name in _PUBLIC} | {
         "warn_at": _plain(stored["warn_at"]),
         "change_tx": stored["change_tx"],
         "facts": None if salt is None else binding_facts(salt, request),

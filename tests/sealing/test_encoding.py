@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
+from bindings.domain.binding import State
 from bindings.sealing.encoding import canonical, event_bytes, instant_text
 from bindings.sealing.merkle import MerkleTree
 from bindings.sealing.seals import SealBody
@@ -43,6 +44,10 @@ def test_column_of_a_later_schema_does_not_change_the_bytes_of_an_event_without_
 
 def test_fraction_is_written_as_text_and_an_instant_in_utc() -> None:
     assert canonical({"share": [0.9, {"x": 1.0}]}) == b'{"share":["0.9",{"x":"1.0"}]}'
+    deep = {"a": None, "b": [True, 1, {"c": ["x", [0.5]]}], "d": State.ACTIVE}
+    assert canonical(deep) == b'{"a":null,"b":[true,1,{"c":["x",["0.5"]]}],"d":"active"}'
+    assert canonical(0.5) == b'"0.5"'
+    assert instant_text(datetime(2026, 3, 1, 12, 0, 0, 5, UTC)) == "2026-03-01T12:00:00.000005Z"
     assert (
         instant_text(datetime(2026, 3, 1, 20, tzinfo=timezone(timedelta(hours=8))))
         == "2026-03-01T12:00:00.000000Z"
