@@ -49,9 +49,9 @@ _NONE: Mapping[str, Phone] = {}
 
 
 def find(connection: Connection, binding_id: str) -> Binding | None:
-    """Return the binding with this id, or None."""
+    """Return the binding with this id, or None. `Busy` if one of its phones does not open."""
     row = connection.execute(select(*COLUMNS).where(bindings.c.id == binding_id)).one_or_none()
-    return None if row is None else to_binding(row)
+    return None if row is None else to_opened_binding(row)
 
 
 class BindingLost(LookupError):
@@ -87,7 +87,10 @@ def to_binding(row: Sequence[Any] | Row[Any], phone_by_index: Mapping[str, Phone
 
 
 def to_opened_binding(row: Sequence[Any] | Row[Any]) -> Binding:
-    """Return a binding from its row with its phones opened; `Busy` if one does not open."""
+    """Return a binding from its row with its phones opened; `Busy` if one does not open.
+
+    For a change, in its transaction: an error that came with the response would come after the change.
+    """
     binding = to_binding(row)
     require_open((binding.phone_a, binding.phone_b))
     return binding
@@ -190,7 +193,7 @@ def transition(
         tx.dialect, from_states, condition, bound, expressions, from_record=isinstance(held, HeldFromRecord)
     )
     rows = statement.run(tx, kind, caller, detail or {}, of_id=binding_id, **new_values)
-    return to_binding(rows[0][:-1]) if rows else None
+    return to_opened_binding(rows[0][:-1]) if rows else None
 
 
 def require_transition(from_states: tuple[State, ...], to_state: State) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.sql.elements import literal_column
 from bindings.domain.binding import EventKind, State
 from bindings.domain.text import optional_text
 from bindings.store import events
-from bindings.store.bindings import COLUMNS, in_state, to_binding, version_columns
+from bindings.store.bindings import COLUMNS, in_state, to_opened_binding, version_columns
 from bindings.store.column_types import BindingId, Instant
 from bindings.store.schema import bindings
 
@@ -77,7 +77,7 @@ def narrow(
     rows = _narrowing(tx.dialect).run(
         tx, EventKind.DRIFTED, caller, detail, of_id=binding_id, new_provider_expires_at=provider_end
     )
-    return to_binding(rows[0][:-1]) if rows else None
+    return to_opened_binding(rows[0][:-1]) if rows else None
 
 
 def _values(tx: Transaction, binding_id: str, now: datetime, seconds: int) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _to_binding(tx: Transaction, rows: Sequence[Row[Any]], change: _Change) -> B
     """Return the binding whose end was moved, or None if none was; on SQLite also move its warning."""
     if not rows:
         return None
-    binding = to_binding(rows[0][:-1])
+    binding = to_opened_binding(rows[0][:-1])
     if not tx.dialect.server_clock:
         _move_warning(tx, binding, change)
     return binding

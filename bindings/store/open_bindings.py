@@ -13,7 +13,7 @@ from sqlalchemy import and_, bindparam, or_, select, update
 from bindings.domain.binding import EventKind, State
 from bindings.domain.text import FreeText
 from bindings.store import events, phones, sql
-from bindings.store.bindings import COLUMNS, NAMES, middle_number_b_is, to_binding, version_columns
+from bindings.store.bindings import COLUMNS, NAMES, middle_number_b_is, to_opened_binding, version_columns
 from bindings.store.column_types import BindingId
 from bindings.store.queries import LONGEST_SPAN, run
 from bindings.store.schema import bindings
@@ -77,7 +77,7 @@ def request_unbinds(tx: Transaction, binding_ids: Sequence[str], caller: Caller,
         for binding_id in binding_ids
         for row in _requests(tx.dialect).run(tx, EventKind.UNBIND_REQUESTED, caller, detail, of_id=binding_id)
     ]
-    return [to_binding(row[:-1]) for row in rows]
+    return [to_opened_binding(row[:-1]) for row in rows]
 
 
 @cache
