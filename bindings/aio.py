@@ -225,6 +225,7 @@ class AsyncBindingService:
     report = _read(BindingService.report)
     reports = _read(BindingService.reports)
     stats = _read(BindingService.stats)
+    last_seal = _read(BindingService.last_seal)
     export_bindings = _export(BindingService.export_bindings)
     export_events = _export(BindingService.export_events)
     export_sealed_events = _export(BindingService.export_sealed_events)

@@ -78,7 +78,7 @@ def test_each_kind_is_listed_alone_and_all_are_together(harness: ServiceHarness,
         AccessKind.EXPORT_MASKED: ["export of history of a binding"],
         AccessKind.PHONE_SEARCH: ["lookup by a full phone"],
         AccessKind.ACT: ["API key created"],
-        AccessKind.SESSION: ["session of the console ended"],
+        AccessKind.SESSION: ["session of the console ended", "signed in to the console"],
     }
     everything = listed(harness)
     assert all(entry.kind is kind for kind, entries in by_kind.items() for entry in entries)
