@@ -12,6 +12,7 @@ from uuid_utils import uuid7
 
 from bindings import errors
 from bindings.domain.binding import Caller, EventKind, State
+from bindings.jobs.retention import apply_retention
 from bindings.store import account, holds, partitions, refusals, retention
 from bindings.store.schema import account as account_table
 from tests.service.harness import Clock, assert_sound, feed_has_caught_up, in_threads, service_at, wait_for
@@ -319,7 +320,7 @@ def test_big_partition_is_read_in_stretches_and_kept_if_it_has_a_young_event(
     assert (result.partitions, result.events, result.partitions_waiting) == (1, 10, 1)
     assert len(years.kept_events()) == 8
     years.later(60)
-    assert years.retain().events == 9, "with those of three deletions"
+    assert years.retain().events == 10, "with those of the limit's moves"
 
 
 @pytest.mark.postgres
@@ -368,10 +369,13 @@ def test_month_with_events_starts_a_partition_and_an_empty_month_none(years: Yea
     years.months(3)
     years.later(200)
     assert years.retain().partitions_begun == 1, "the last deletion is an event"
-    assert years.turn_of_the_month().partitions_begun == 1, "this deletion too"
-    assert years.turn_of_the_month().partitions_begun == 0, "no event was written since"
+    assert years.turn_of_the_month().partitions_begun == 1, "a move of the limit too"
+    assert years.turn_of_the_month().partitions_begun == 1
     names = [partition.name for partition in years.database.read(partitions.list_partitions)]
-    assert names == ["events_2026_12", "events_2027_01"], "the oldest were dropped"
+    assert names == ["events_2026_12", "events_2027_01", "events_2027_02"], "the oldest were dropped"
+    for begun in (1, 0):  # without a limit nothing moves: no event was written since
+        years.later(31)
+        assert apply_retention(years.database, CALLER, None).partitions_begun == begun
     years.ended()
     triggers = (
         "SELECT relname, tgname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid"

@@ -55,7 +55,7 @@ def test_phone_of_a_binding_shows_its_refused_binds_too(running: Running) -> Non
     bind(running.service)
     refuse(running.service)
     page = Browser(running).sign_in("auditor").submit("/find", {"q": A}).text
-    assert "1 binding on this page" in page
+    assert "1 binding has this number, 1 of them on this page" in page
     assert "order-43" in page
 
 
