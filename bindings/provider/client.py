@@ -89,12 +89,7 @@ class ProviderClient:
         self.circuits = Circuits(monotonic=monotonic)
         self.on_call: CallObserver | None = None  # called after every call: its name, outcome label, seconds
         self._base_url = base_url.rstrip("/") + path_prefix
-        address = urlsplit(base_url)
-        self._address = {
-            "http.request.method": "POST",
-            "server.address": address.hostname,
-            "server.port": address.port or {"http": 80, "https": 443}[address.scheme.lower()],
-        }
+        self._address = _server_attributes(base_url)
         self._api_key = api_key
         self._api_secret = api_secret
         self._timeout_s = timeout_s
@@ -290,3 +285,14 @@ def _refused_or_unknown(answer: _Answer) -> Refused | Unknown:
 def _incomplete(error: wire.Malformed, answer: _Answer) -> Unknown:
     reason = f"success without its data: {error}"
     return Unknown(reason=reason, status=answer.envelope.status, sent=answer.reply.sent)
+
+
+def _server_attributes(base_url: str) -> dict[str, str | int | None]:
+    """Return what a trace says of the server; without its address if the URL names none, which is not called."""
+    method: dict[str, str | int | None] = {"http.request.method": "POST"}
+    try:
+        address = urlsplit(base_url)
+        port = address.port or {"http": 80, "https": 443}[address.scheme.lower()]
+    except (ValueError, KeyError):
+        return method
+    return method | {"server.address": address.hostname, "server.port": port}

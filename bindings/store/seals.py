@@ -12,7 +12,7 @@ from datetime import datetime
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import String, Text, and_, cast, exc, or_, select, text, type_coerce
+from sqlalchemy import LargeBinary, String, Text, and_, case, cast, exc, func, or_, select, text, type_coerce
 from sqlalchemy.types import NullType
 
 from bindings.domain.acts import Act
@@ -192,13 +192,19 @@ def _feed_after(after: tuple[Any, Any] | None) -> Select[*tuple[Any, ...]]:
 
 def _is_after(after: tuple[Any, Any]) -> ColumnElement[bool]:
     """Return the condition that an event comes after a place, whose `tx` may have been changed to anything."""
-    tx, position = (type_coerce(column, NullType) for column in (events.c.tx, events.c.position))
+    tx: ColumnElement[Any] = type_coerce(events.c.tx, NullType)
+    position = type_coerce(events.c.position, NullType)
+    if isinstance(after[0], bytes):
+        tx = case((func.typeof(tx).in_(("text", "blob")), cast(tx, LargeBinary)))
     return or_(tx > after[0], and_(tx == after[0], position > after[1]))
 
 
 def _next_event(connection: Connection, after: tuple[Any, Any] | None) -> dict[str, Any] | tuple[Any, Any]:
     """Return the next event after a place, or only its place if it cannot be read."""
-    columns = type_coerce(events.c.tx, NullType), type_coerce(events.c.position, NullType)
+    tx_column: ColumnElement[Any] = type_coerce(events.c.tx, NullType)
+    if not sql.is_postgres(connection):  # a text there may be no UTF-8, which the driver does not return
+        tx_column = case((func.typeof(tx_column) == "text", cast(tx_column, LargeBinary)), else_=tx_column)
+    columns = tx_column, type_coerce(events.c.position, NullType)
     place: Select[*tuple[Any, ...]] = select(*columns).order_by(events.c.tx, events.c.position).limit(1)
     tx, position = connection.execute(place if after is None else place.where(_is_after(after))).one()
     try:
