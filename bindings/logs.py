@@ -33,7 +33,7 @@ FORMAT_VARIABLE = "BINDINGS_LOG_FORMAT"
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 FORMATS = ("text", "json")
 # Digits on their own: not a part of an id, a time, a version or an address.
-LONG_NUMBER = re.compile(r"(?<![\w.:-])\+?([0-9]{7,20})(?![\w.:-])")
+LONG_NUMBER = re.compile(r"(?<![\w-])(?<![0-9][.:])\+?([0-9]{7,20})(?![\w-]|[.:][0-9])")
 FRAMES = 4  # of a traceback, the innermost
 # Above the level of the others: the lines of these repeat ours, or name the URL of a request.
 _LIBRARY_LEVELS = {"urllib3": logging.WARNING, "uvicorn.access": logging.WARNING, "apscheduler": logging.ERROR}
@@ -71,8 +71,12 @@ class StderrHandler(logging.Handler):
         self.setFormatter(formatter)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one line."""
-        write_line(self.format(record))
+        """Write one line; of a record that cannot be formatted only its logger: its values may be phones."""
+        try:
+            line = self.format(record)
+        except Exception:  # noqa: BLE001 -- a wrong log call of another library must not fail there
+            line = f"a log line of {record.name} cannot be formatted"
+        write_line(line)
 
 
 class LineFormatter(logging.Formatter):

@@ -69,8 +69,8 @@ class BindingService:
     """The lifecycle of privacy-number bindings over one database and one provider account.
 
     Open it with `from_env()` or `open(...)`, and close it (it is a context manager). Thread-safe and synchronous;
-    not across fork. Every method raises errors of `bindings.errors` and checks its arguments before any I/O.
-    Phones are passed as str or Phone, and returned as Phone, whose str() and repr() are masked.
+    it may be opened before a fork. Every method raises errors of `bindings.errors` and checks its arguments before
+    any I/O. Phones are passed as str or Phone, and returned as Phone, whose str() and repr() are masked.
 
     `runtime` holds the parts that all layers share: settings, database, provider client, limits, caller.
     """

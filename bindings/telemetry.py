@@ -224,7 +224,8 @@ class _ApiSpan(Span):
 
         if kind is not None:
             self.set(binding_id=getattr(error, "binding_id", None))
-            error_type = str(getattr(error, "code", kind.__name__))
+            has_code = kind.__module__.partition(".")[0] == "bindings"  # errors of SQLAlchemy have another `code`
+            error_type = str(getattr(error, "code", kind.__name__)) if has_code else kind.__name__
             if getattr(error, "http_status", SERVER_ERROR) >= SERVER_ERROR:
                 self.fail(error_type)
             else:
@@ -265,7 +266,10 @@ def _meter() -> Meter:
 
 @cache
 def _histogram(name: str) -> Histogram:
-    return _meter().create_histogram(name, unit="s", explicit_bucket_boundaries_advisory=BOUNDS_S)
+    try:
+        return _meter().create_histogram(name, unit="s", explicit_bucket_boundaries_advisory=BOUNDS_S)
+    except TypeError:  # an API before 1.30, which the host program has installed
+        return _meter().create_histogram(name, unit="s")
 
 
 def _remote_context(header: str, states: Sequence[str]) -> Context:

@@ -7,7 +7,7 @@ from typing import Any
 from celery import Celery
 
 from bindings import BindingsError, BindingService
-from bindings.errors import Busy
+from bindings.errors import Busy, OutcomeUnknown
 
 app = Celery("rides", broker=os.environ["RIDES_BROKER"])
 service = BindingService.open(actor="rides")
@@ -27,13 +27,15 @@ def lend_number(task: Any, trip_id: str) -> None:
             reference=trip_id,
             idempotency_key=f"{trip_id}/1",
         )
+    except OutcomeUnknown as error:  # without `retry_after_s` if no scheduler has run recently
+        raise task.retry(countdown=error.retry_after_s or 60, exc=error) from error
     except BindingsError as error:
         if error.retry_after_s is None:
             raise
         raise task.retry(countdown=error.retry_after_s, exc=error) from error
 
 
-@app.task(autoretry_for=(Busy,), retry_backoff=True)
+@app.task(autoretry_for=(Busy,), retry_backoff=True, acks_late=True, max_retries=None)
 def end_trip(trip_id: str) -> None:
     """End what a trip has. Calls of the provider that fail are repeated by the scheduler of bindings."""
     service.unbind_all(reference=trip_id, reason="trip ended")

@@ -8,6 +8,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from bindings import BindingsError, BindingService
+from bindings.errors import OutcomeUnknown
 
 service = BindingService.open(actor="rides", connect=False)
 
@@ -28,6 +29,8 @@ def lend_number(trip_id: str) -> str:
         )
     except BindingsError as error:
         wait_s = error.retry_after_s
+        if wait_s is None and isinstance(error, OutcomeUnknown):
+            wait_s = 60  # no scheduler has run recently
         raise ApplicationError(
             str(error),
             type=error.code,

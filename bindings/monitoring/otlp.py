@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from bindings import __version__
@@ -37,7 +36,7 @@ def exporting() -> Iterator[bool]:
     What is left is sent at the end. Raises `InvalidRequest` that names the variables that are not valid.
     """
     exports_traces, exports_metrics = _exported_signals()
-    if (exports_traces or exports_metrics) and find_spec("opentelemetry") is None:
+    if (exports_traces or exports_metrics) and not _is_installed():
         hint = install_hint("otel")
         _log.warning("no traces and metrics are exported, the extra `otel` is not installed: %s", hint)
         exports_traces = exports_metrics = False
@@ -109,3 +108,13 @@ def _start_metrics(resource: Resource) -> MeterProvider:
     provider = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
     metrics.set_meter_provider(provider)
     return provider
+
+
+def _is_installed() -> bool:
+    """Return whether the SDK and the exporter are there; a host program may have the API only."""
+    try:
+        import opentelemetry.exporter.otlp.proto.http
+        import opentelemetry.sdk  # noqa: F401 -- only whether it is there
+    except ModuleNotFoundError:
+        return False
+    return True

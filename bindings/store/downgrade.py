@@ -115,6 +115,8 @@ def run(database_url: str, downgrade: Downgrade) -> None:
                     config.attributes.update(connection=connection, lock_timeout=LOCK_WAIT)
                     command.downgrade(config, downgrade.revision)
                     connection.commit()
+            except TimeoutError as error:  # another process holds the lock of the migrations
+                raise Busy(str(error), retry_after_s=RETRY_LATE_S) from error
             except exc.DBAPIError as error:
                 if getattr(error.orig, "sqlstate", None) not in LOCKED:
                     raise explain(error, engine.url).error() from error

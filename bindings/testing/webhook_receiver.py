@@ -37,6 +37,7 @@ class WebhookReceiver:
         self.status = int(HTTPStatus.NO_CONTENT)
         self.messages: list[WebhookMessage] = []
         self.refused = 0
+        self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), self)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
         self._thread = threading.Thread(
@@ -46,12 +47,15 @@ class WebhookReceiver:
 
     def receive(self, headers: Mapping[str, str], body: bytes) -> int:
         """Verify and keep a message, and return the HTTP status of the response."""
+        by_name = {name.lower(): value for name, value in headers.items()}
         try:
-            message = Verifier(self.secret or "").verify(body, dict(headers))
-        except (WebhookVerificationError, RuntimeError, ValueError):
-            self.refused += 1
+            content = Verifier(self.secret or "").verify(body, by_name)
+            message = WebhookMessage(id=by_name["webhook-id"], type=content["type"], data=content["data"])
+        except (WebhookVerificationError, RuntimeError, ValueError, KeyError, TypeError):
+            with self._lock:
+                self.refused += 1
             return HTTPStatus.BAD_REQUEST
-        self.messages.append(WebhookMessage(id=headers["webhook-id"], type=message["type"], data=message["data"]))
+        self.messages.append(message)
         return self.status
 
     def types(self) -> list[str]:

@@ -151,7 +151,7 @@ def test_record_is_written_once_if_its_commit_is_repeated(harness: ServiceHarnes
     assert harness.database.write(work)
     assert harness.database.write(repeat)
     assert len(harness.service.search_refusals().data) == 1
-    assert harness.all_kinds() == [EventKind.REFUSED]
+    assert harness.all_kinds().count(EventKind.REFUSED) == 1
 
 
 def test_wrong_filters_are_named_before_any_read(harness: ServiceHarness) -> None:

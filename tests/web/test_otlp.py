@@ -188,7 +188,7 @@ def test_process_without_the_extra_says_that_nothing_is_exported(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:4318/v1/traces")
-    monkeypatch.setattr(otlp, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http", None)
     with otlp.exporting() as exports_metrics:
         assert not exports_metrics
     assert "the extra `otel` is not installed: run `pip install 'pns-bindings[otel]'`" in caplog.text
