@@ -115,7 +115,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.processes
+@pytest.mark.soak
 def test_project_outside_of_the_checkout_uses_the_fixtures(environment: Path, project: Path) -> None:
     python = environment / "bin" / "python"
     others = [f"-pno:{plugin}" for plugin in ("schemathesis", "hypothesispytest", "timeout", "xdist")]

@@ -170,6 +170,7 @@ def upgrade_and_roll_back(
     return load.counts
 
 
+@pytest.mark.soak
 @pytest.mark.postgres
 def test_this_release_and_the_one_before_replace_each_other_under_load(
     postgres_server: Server, postgres_template: str, tmp_path: Path

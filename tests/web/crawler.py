@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
@@ -278,6 +279,7 @@ RIGHT = {
     "amount": "90",
     "name": "dispatch",
     "days": "30",
+    "from": f"{datetime.now(UTC) - timedelta(days=30):%Y-%m-%d}",
     "url": "https://receiver.example/events",
 }
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bindings.domain.roles import Role
+from bindings.domain.serialization import instant
 from bindings.provider.simulator import Simulator
 from bindings.web import app
 from bindings.web.api import openapi
@@ -105,9 +106,11 @@ def crawl_all(crawl: Crawl, states: SeededStates, routes: set[tuple[str, str]]) 
     """Visit everything as one role; sign out at the end, after which no page is shown."""
     ids = [binding.id for binding in states.bindings]
     own = next((binding.id for binding in states.bindings if binding.actor == f"key:{crawl.role}"), ids[0])
-    active = next((binding.id for binding in states.bindings if binding.reference == f"of {crawl.role}"), ids[-1])
+    named = (binding for binding in states.bindings if binding.reference == f"of {crawl.role}")
+    active = next(named, states.bindings[-1])
     # Before the forms of another page end its bindings.
-    pages = [f"/bindings/{active}/numbers/phone_a", f"/bindings/{active}", "/"]
+    number = f"/bindings/{active.id}/numbers/phone_a"
+    pages = [number, f"{number}/at?time={instant(active.requested_at)}", f"/bindings/{active.id}", "/"]
     start = [] if crawl.sees_no_page else pages
     crawl.follow(start, others=["/sign-in", *(f"/bindings/{name}" for name in ids)])
     crawl.call_api(openapi.document(), ids=[own, ids[0], "01890000-0000-7000-8000-000000000000", "x", "9" * 200])

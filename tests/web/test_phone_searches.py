@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("database_kind")
 
 BUDGET = 60
-CANDIDATES = [f"9177000{number:05}" for number in range(200)]
+CANDIDATES = [f"9177000{number:05}" for number in range(70)]
 RECORDED = (EventKind.PHONE_SEARCHED, EventKind.BUDGET_USED_UP)
 
 
