@@ -67,6 +67,14 @@ class Workers:
         assert process.returncode == 0
 
 
+@pytest.fixture(
+    params=[pytest.param("sqlite", marks=pytest.mark.soak), pytest.param("postgresql", marks=pytest.mark.postgres)]
+)
+def database_kind(request: pytest.FixtureRequest) -> str:
+    """Return the database that the test runs on: each takes half a minute."""
+    return str(request.param)
+
+
 @pytest.fixture
 def workers(own_database_url: str, simulator: Simulator) -> Iterator[Workers]:
     settings = {
