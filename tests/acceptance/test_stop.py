@@ -173,7 +173,7 @@ def test_sigterm_ends_a_reconciliation_that_the_console_started(
     assert newest_report(sqlite_url, long_list).counts["stopped"] is True
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.soak)])
 def test_signal_ends_the_writing_of_many_orphans(sqlite_url: str, tmp_path: Path, number: int) -> None:
     with (
         simulator_with(ORPHANS) as simulator,

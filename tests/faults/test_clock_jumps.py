@@ -20,7 +20,7 @@ from bindings.jobs.registry import EXPIRE, RECONCILE, RECOVER, RETENTION, WARN
 from bindings.jobs.runner import JobRunner
 from bindings.store.schema import bindings
 from bindings.webhooks.sender import RETRIES_S, deliver_pending
-from tests.faults.test_kill import DATABASES
+from tests.faults.test_kill import MOSTLY_POSTGRES
 from tests.service.harness import wait_for
 from tests.web.receivers import Receiver, Reply
 
@@ -38,7 +38,7 @@ JUMPS_S = {"+1 h": 3_600.0, "+1 y": 365 * 86_400.0, "-1 h": -3_600.0}
 AGREE_S = 11.0  # past the time between the two readings that end a doubt
 
 jumps = pytest.mark.parametrize("by_s", JUMPS_S.values(), ids=JUMPS_S)
-databases = pytest.mark.parametrize("kind", DATABASES)
+databases = pytest.mark.parametrize("kind", MOSTLY_POSTGRES)
 
 
 @contextmanager

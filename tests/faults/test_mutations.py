@@ -10,6 +10,7 @@ pytestmark = pytest.mark.postgres
 FAST = [bug for bug in mutations.BUGS if bug.fast]
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(400)
 def test_seeded_bugs_that_the_targets_name_are_each_detected() -> None:
     verdicts = mutations.judge_all(FAST)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.test_kill import DATABASES
+from tests.faults.test_kill import MOSTLY_POSTGRES
 
 if TYPE_CHECKING:
     from typing import Any
@@ -59,7 +59,7 @@ def posts(experiment: Experiment, tag: str) -> list[str | None]:
     return decisions
 
 
-@pytest.mark.parametrize("kind", DATABASES)
+@pytest.mark.parametrize("kind", MOSTLY_POSTGRES)
 @pytest.mark.parametrize("pause", PAUSES_S)
 @pytest.mark.parametrize("name", POINTS)
 def test_bind_stopped_while_other_processes_continue_is_sound_when_resumed(
@@ -82,7 +82,7 @@ def test_bind_stopped_while_other_processes_continue_is_sound_when_resumed(
         experiment.assert_recovery()
 
 
-@pytest.mark.parametrize("kind", DATABASES)
+@pytest.mark.parametrize("kind", MOSTLY_POSTGRES)
 def test_timestamp_from_before_a_pause_is_refused_by_the_provider(fault_harness: FaultHarness, kind: str) -> None:
     """The call's own deadline is longer than the pause here: only the timestamp prevents the bind."""
     with fault_harness.experiment(
@@ -98,7 +98,7 @@ def test_timestamp_from_before_a_pause_is_refused_by_the_provider(fault_harness:
         experiment.assert_recovery()
 
 
-@pytest.mark.parametrize("kind", DATABASES)
+@pytest.mark.parametrize("kind", MOSTLY_POSTGRES)
 @pytest.mark.parametrize("name", sorted(OPEN_TRANSACTION))
 def test_bind_stopped_inside_a_transaction_makes_other_binds_wait_and_not_fail(
     fault_harness: FaultHarness, kind: str, name: str
@@ -115,7 +115,7 @@ def test_bind_stopped_inside_a_transaction_makes_other_binds_wait_and_not_fail(
         experiment.assert_recovery()
 
 
-@pytest.mark.parametrize("kind", DATABASES)
+@pytest.mark.parametrize("kind", MOSTLY_POSTGRES)
 @pytest.mark.parametrize("pause", ["within the window", "past its life"])
 @pytest.mark.parametrize("name", UNBIND_POINTS)
 def test_unbind_stopped_while_other_processes_continue_is_sound_when_resumed(
@@ -138,7 +138,7 @@ def test_unbind_stopped_while_other_processes_continue_is_sound_when_resumed(
         experiment.assert_recovery()
 
 
-@pytest.mark.parametrize("kind", DATABASES)
+@pytest.mark.parametrize("kind", MOSTLY_POSTGRES)
 @pytest.mark.parametrize("pause", ["within the window", "past its life"])
 @pytest.mark.parametrize(("job", "name"), JOB_POINTS)
 def test_job_stopped_while_other_processes_continue_is_sound_when_resumed(

@@ -14,7 +14,7 @@ from bindings.monitoring.audit import verify_database
 from bindings.sealing.keys import PublicKeys, create_key_file
 from bindings.store.schema import bindings, seals
 from tests.faults.harness import KILLED
-from tests.faults.test_kill import DATABASES
+from tests.faults.test_kill import MOSTLY_POSTGRES
 from tests.faults.test_restore import A, B, C, D, E, F, bind
 from tests.service.harness import feed_has_caught_up
 from tests.service.phone_keys import write_ring
@@ -59,7 +59,7 @@ def answers(service: BindingService) -> list[object]:
     return [*of_phones, [(holder.id, holder.why) for holder in holders], service.search().data]
 
 
-@pytest.mark.parametrize("kind", DATABASES)
+@pytest.mark.parametrize("kind", MOSTLY_POSTGRES)
 def test_R1_encryption_killed_at_each_fail_point_goes_on_where_it_was(
     fault_harness: FaultHarness, kind: str, tmp_path: Path, key: SigningKey
 ) -> None:
@@ -101,7 +101,7 @@ def start_sealer(experiment: Experiment, point: str, signal_name: str) -> Proces
     return experiment.start("run_job", job="seal_events", hook=(point, 1, signal_name))
 
 
-@pytest.mark.parametrize("kind", DATABASES)
+@pytest.mark.parametrize("kind", MOSTLY_POSTGRES)
 def test_R1_sealer_killed_at_each_fail_point_leaves_one_chain(
     fault_harness: FaultHarness, kind: str, tmp_path: Path, key: SigningKey
 ) -> None:

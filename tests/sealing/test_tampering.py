@@ -142,7 +142,7 @@ def _administer(service: BindingService) -> None:
     service.mark_restored(waive=True)
 
 
-DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
+DATABASES = ["sqlite", pytest.param("postgresql", marks=(pytest.mark.postgres, pytest.mark.soak))]
 
 
 @pytest.fixture(scope="module", params=DATABASES)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @pytest.fixture(
     params=[
         ("sqlite", SEALED),
-        pytest.param(("postgresql", MIXED), marks=pytest.mark.postgres),
+        pytest.param(("postgresql", MIXED), marks=(pytest.mark.postgres, pytest.mark.soak)),
         pytest.param(("sqlite", MIXED), marks=pytest.mark.soak),
         pytest.param(("postgresql", SEALED), marks=(pytest.mark.postgres, pytest.mark.soak)),
     ],
