@@ -68,6 +68,7 @@ class Crawl:
     hidden_phones: frozenset[str]
     all_phones: frozenset[str]
     tried: set[tuple[str, ...]]  # forms that a crawl has sent with all wrong values; shared by all roles
+    is_thorough: bool  # try every wrong value, not a few
     sees_no_page: bool = False
     headers: dict[str, str] = field(default_factory=dict)  # of calls under /v1
     session: requests.Session = field(default_factory=requests.Session)
@@ -138,8 +139,9 @@ class Crawl:
         for path, operations in document["paths"].items():
             for method, operation in operations.items():
                 for binding_id in ids if "{binding_id}" in path else ids[:1]:
-                    is_thorough = self.role in ("app", "admin") and binding_id == ids[0]
-                    wrong_values = WRONG_VALUES if is_thorough else FEW_WRONG_VALUES[:1]
+                    makes_most_calls = self.role in ("app", "admin") and binding_id == ids[0]
+                    all_values = self.is_thorough and makes_most_calls
+                    wrong_values = WRONG_VALUES if all_values else FEW_WRONG_VALUES[:1]
                     address = path.replace("{binding_id}", binding_id)
                     self._call(method.upper(), address, operation, wrong_values)
 
@@ -230,7 +232,7 @@ class Crawl:
             self._forms.popleft()
 
     def _send_all(self, name: tuple[str, ...], form: Form, action: str) -> None:
-        first = name not in self.tried
+        first = self.is_thorough and name not in self.tried
         self.tried.add(name)
         self._send_form(form, action, form.fields | {"csrf": "0" * 64})
         self._send_form(form, action, {name: value for name, value in form.fields.items() if name != "csrf"})

@@ -72,7 +72,7 @@ def running(states: SeededStates) -> Iterator[Running]:
     yield from run(states.harness.service, local_admin=False)
 
 
-def start(running: Running, states: SeededStates) -> list[Crawl]:
+def start(running: Running, states: SeededStates, *, is_thorough: bool) -> list[Crawl]:
     """Return a crawl for each role, signed in with a key of that role."""
     crawls = []
     all_phones, tried = frozenset(states.others_phones(None)), set[tuple[str, ...]]()
@@ -84,6 +84,7 @@ def start(running: Running, states: SeededStates) -> list[Crawl]:
             hidden_phones=hidden,
             all_phones=all_phones,
             tried=tried,
+            is_thorough=is_thorough,
             sees_no_page=role in (Role.ROUTER, later_release.ROLE),
         )
         crawls.append(crawl)
@@ -123,13 +124,14 @@ def crawl_all(crawl: Crawl, states: SeededStates, routes: set[tuple[str, str]]) 
 
 
 @pytest.mark.timeout(1_800)
+@pytest.mark.parametrize("is_thorough", [False, pytest.param(True, marks=pytest.mark.soak)])
 def test_R9_no_page_form_or_call_fails_or_shows_a_phone_to_a_role_that_may_not_see_it(
-    running: Running, states: SeededStates, caplog: pytest.LogCaptureFixture
+    running: Running, states: SeededStates, caplog: pytest.LogCaptureFixture, is_thorough: bool
 ) -> None:
     caplog.set_level(logging.INFO, logger="bindings")
     assert seed_states.missing(states) == {}
     routes = console_routes(app.application(running.app_state)._app)
-    crawls = start(running, states)
+    crawls = start(running, states, is_thorough=is_thorough)
     for crawl in crawls:
         crawl_all(crawl, states, routes)
     assert [problem for crawl in crawls for problem in dict.fromkeys(crawl.problems)] == []

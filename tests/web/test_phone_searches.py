@@ -62,6 +62,12 @@ def asker(running: Running, question: str, role: str) -> Callable[[str], request
     return lambda phone: browser.post("/find", form | {field: phone})
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=(pytest.mark.postgres, pytest.mark.soak))])
+def database_kind(request: pytest.FixtureRequest) -> str:
+    """Return the database that the test runs on: a scan takes seconds, and its rules are those of the service."""
+    return str(request.param)
+
+
 READERS = ["lookup of a phone", "lookup of a party", "search", "trace", "refusals", "find", "find with a party"]
 
 
