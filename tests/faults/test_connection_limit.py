@@ -185,6 +185,10 @@ def interrupt_when(condition: Callable[[], bool]) -> Iterator[None]:
         os.kill(os.getpid(), signal.SIGINT)
 
     watcher = threading.Thread(target=watch, daemon=True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     watcher.start()
-    yield
-    watcher.join(30)
+    try:
+        yield
+    finally:
+        watcher.join(30)
+        signal.signal(signal.SIGINT, before)
