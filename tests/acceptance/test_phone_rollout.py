@@ -67,14 +67,6 @@ class Workers:
         assert process.returncode == 0
 
 
-@pytest.fixture(
-    params=[pytest.param("sqlite", marks=pytest.mark.soak), pytest.param("postgresql", marks=pytest.mark.postgres)]
-)
-def database_kind(request: pytest.FixtureRequest) -> str:
-    """Return the database that the test runs on: each takes half a minute."""
-    return str(request.param)
-
-
 @pytest.fixture
 def workers(own_database_url: str, simulator: Simulator) -> Iterator[Workers]:
     settings = {
@@ -94,6 +86,7 @@ def workers(own_database_url: str, simulator: Simulator) -> Iterator[Workers]:
         process.communicate()
 
 
+@pytest.mark.soak  # half a minute on each database
 def test_no_answer_is_wrong_while_phones_are_encrypted_and_keys_rotated(
     workers: Workers, own_database_url: str, simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
