@@ -19,14 +19,12 @@ from bindings.domain.serialization import field_names, fields, to_plain
 from bindings.errors import FieldError, InvalidRequest
 from bindings.monitoring.audit import history_head
 from bindings.validation import requests as validation
-from bindings.web.console import time_zones
 from bindings.web.console.export import stream_export
 from bindings.web.console.list_views import FilterValue, filter_values, may_be_phone
 from bindings.web.console.page_context import PageContext, PageResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from datetime import datetime
 
     from bindings.access.access_log import AccessCounts, AccessLogPage
     from bindings.monitoring.audit import HistoryHead
@@ -138,7 +136,7 @@ def _filters(context: PageContext, values: Mapping[str, str]) -> dict[str, Any]:
     if span is not None and span not in SPANS:
         errors.append(FieldError("span", f"must be one of {', '.join(SPANS)}"))
     for name in ("since", "until"):
-        filters[name] = _time(context, name, values, errors)
+        filters[name] = context.parse_time(values, name, errors)
     if span in SPANS and "since" not in values and "until" not in values:
         filters["since"] = context.now - SPANS[span]
     try:
@@ -149,14 +147,6 @@ def _filters(context: PageContext, values: Mapping[str, str]) -> dict[str, Any]:
     if errors:
         raise InvalidRequest(errors)
     return filters
-
-
-def _time(context: PageContext, name: str, values: Mapping[str, str], errors: list[FieldError]) -> datetime | None:
-    try:
-        return time_zones.parse(values.get(name, ""), context.zone, context.now, date_alone=True)
-    except InvalidRequest as error:
-        errors += [FieldError(name, field_error.message) for field_error in error.field_errors]
-        return None
 
 
 def _refused(context: PageContext, values: dict[str, str], error: InvalidRequest) -> PageResponse:

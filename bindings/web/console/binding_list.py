@@ -299,15 +299,9 @@ def _period(
                 pass
         errors.append(FieldError("period", f"must be one of {', '.join(PERIODS)}, or empty"))
         return None, None
-    ends: list[datetime | None] = []
-    for field in ("from", "to"):
-        try:
-            ends.append(time_zones.parse(values.get(field, ""), context.zone, context.now, date_alone=True))
-        except InvalidRequest as invalid:
-            errors += [FieldError(field, error.message) for error in invalid.field_errors]
-            ends.append(None)
+    since, until = (context.parse_time(values, name, errors) for name in ("from", "to"))
     try:
-        return validation.period(since=ends[0], until=ends[1])
+        return validation.period(since=since, until=until)
     except InvalidRequest as invalid:
         errors += invalid.field_errors
         return None, None

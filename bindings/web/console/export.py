@@ -23,7 +23,6 @@ from bindings.errors import FieldError, InvalidRequest, NotFound
 from bindings.validation import requests as validation
 from bindings.web import problems
 from bindings.web.api import serializers
-from bindings.web.console import time_zones
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
 
 if TYPE_CHECKING:
@@ -136,17 +135,11 @@ async def _file_chunks(
 
 
 def _period(context: PageContext) -> tuple[datetime | None, datetime | None]:
-    ends = []
     field_errors: list[FieldError] = []
-    for field in ("from", "to"):
-        try:
-            text = context.form.get(field, "")
-            ends.append(time_zones.parse(text, context.zone, context.now, date_alone=True))
-        except InvalidRequest as error:
-            field_errors += [FieldError(field, field_error.message) for field_error in error.field_errors]
+    since, until = (context.parse_time(context.form, name, field_errors) for name in ("from", "to"))
     if field_errors:
         raise InvalidRequest(field_errors)
-    return validation.period(since=ends[0], until=ends[1])
+    return validation.period(since=since, until=until)
 
 
 @get("/exports", permissions=(Permission.READ,))

@@ -22,7 +22,7 @@ from bindings.monitoring.statistics import event_statistics
 from bindings.provider.statuses import IN_USE
 from bindings.store import statistics as stored
 from bindings.validation import requests as validation
-from bindings.web.console import failure_text, time_zones
+from bindings.web.console import failure_text
 from bindings.web.console.charts import SeriesToDraw, charts
 from bindings.web.console.page_context import PageContext, PageResponse
 
@@ -232,13 +232,7 @@ async def _view(context: PageContext, fields: Mapping[str, str]) -> View:
 def _typed_period(context: PageContext, fields: Mapping[str, str]) -> tuple[datetime, datetime | None]:
     """Return the start and the end of the period that was typed. Raise `InvalidRequest` with all field errors."""
     errors: list[FieldError] = []
-    ends: dict[str, datetime | None] = {"from": None, "to": None}
-    for name in ends:
-        try:
-            ends[name] = time_zones.parse(fields.get(name, ""), context.zone, context.now, date_alone=True)
-        except InvalidRequest as invalid:
-            errors += [FieldError(name, error.message) for error in invalid.field_errors]
-    since, until = ends["from"], ends["to"]
+    since, until = (context.parse_time(fields, name, errors) for name in ("from", "to"))
     if since is None and not errors:
         errors.append(FieldError("from", "is required"))
     if errors or since is None:

@@ -15,7 +15,7 @@ from litestar.datastructures import Cookie
 from litestar.response import Redirect
 
 from bindings.domain.roles import Permission
-from bindings.errors import InvalidRequest
+from bindings.errors import FieldError, InvalidRequest
 from bindings.web.console import security, templating, time_zones
 from bindings.web.request import ServiceRequest
 
@@ -218,6 +218,14 @@ class PageContext(ServiceRequest):
     def zone_chosen(self) -> bool:
         """Return whether the user chose a zone; if not, the page suggests the browser's own."""
         return ZONE_COOKIE in self.request.cookies
+
+    def parse_time(self, values: Mapping[str, str], name: str, errors: list[FieldError]) -> datetime | None:
+        """Return the time or date that the user typed into a field, or None; add what is wrong to `errors`."""
+        try:
+            return time_zones.parse(values.get(name, ""), self.zone, self.now, date_alone=True)
+        except InvalidRequest as invalid:
+            errors += [FieldError(name, error.message) for error in invalid.field_errors]
+            return None
 
     def _zone(self) -> time_zones.Zone:
         try:
