@@ -7,7 +7,6 @@ query, which finds a row if it is so.
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -102,29 +101,27 @@ def run(database_url: str, downgrade: Downgrade) -> None:
     """
     from alembic import command
 
-    from bindings.store.migration_locks import LOCK_WAIT, LOCKED, PAUSE_S, TRIES
+    from bindings.store.migration_locks import LOCK_WAIT, is_locked, repeat_while_locked
 
     engine = make_engine(database_url)
+
+    def attempt() -> None:
+        with engine.connect() as connection:
+            if engine.dialect.name == "postgresql":
+                _keep_vacuum_out(connection)
+            config = migrations.config_of_scripts()
+            config.attributes.update(connection=connection, lock_timeout=LOCK_WAIT)
+            command.downgrade(config, downgrade.revision)
+            connection.commit()
+
     try:
-        for remaining in reversed(range(TRIES)):
-            try:
-                with engine.connect() as connection:
-                    if engine.dialect.name == "postgresql":
-                        _keep_vacuum_out(connection)
-                    config = migrations.config_of_scripts()
-                    config.attributes.update(connection=connection, lock_timeout=LOCK_WAIT)
-                    command.downgrade(config, downgrade.revision)
-                    connection.commit()
-            except TimeoutError as error:  # another process holds the lock of the migrations
-                raise Busy(str(error), retry_after_s=RETRY_LATE_S) from error
-            except exc.DBAPIError as error:
-                if getattr(error.orig, "sqlstate", None) not in LOCKED:
-                    raise explain(error, engine.url).error() from error
-                if not remaining:
-                    raise _locked(migrations.current(database_url).revision) from error
-                time.sleep(PAUSE_S)
-            else:
-                return
+        repeat_while_locked(attempt)
+    except TimeoutError as error:  # another process holds the lock of the migrations
+        raise Busy(str(error), retry_after_s=RETRY_LATE_S) from error
+    except exc.DBAPIError as error:
+        if is_locked(error):
+            raise _locked(migrations.current(database_url).revision) from error
+        raise explain(error, engine.url).error() from error
     finally:
         engine.dispose()
 

@@ -1,4 +1,4 @@
-"""Locks of tables that are migrated while other processes work on them (PostgreSQL)."""
+"""Locks of tables that are migrated, forwards or back, while other processes work on them (PostgreSQL)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from alembic import op
 from sqlalchemy import exc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy import Connection
 
@@ -41,16 +41,35 @@ def locked(table: str) -> Iterator[None]:
             raise
 
 
-def _lock(connection: Connection, table: str) -> None:
-    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'")
+def repeat_while_locked(attempt: Callable[[], None], *, states: tuple[str, ...] = LOCKED) -> None:
+    """Make an attempt until no lock is in its way, at most `TRIES` times; raise what the last one raised.
+
+    `states` are the SQLSTATEs of a lock that was not acquired; another error is raised immediately.
+    """
     for remaining in reversed(range(TRIES)):
-        connection.exec_driver_sql("SAVEPOINT unlocked")
         try:
-            connection.exec_driver_sql(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            attempt()
         except exc.DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) not in LOCKED or not remaining:
+            if not is_locked(error, states) or not remaining:
                 raise
         else:
             return
-        connection.exec_driver_sql("ROLLBACK TO unlocked")
         time.sleep(PAUSE_S)
+
+
+def is_locked(error: exc.DBAPIError, states: tuple[str, ...] = LOCKED) -> bool:
+    """Return whether an error says that a lock was not acquired."""
+    return getattr(error.orig, "sqlstate", None) in states
+
+
+def _lock(connection: Connection, table: str) -> None:
+    def attempt() -> None:
+        connection.exec_driver_sql("SAVEPOINT unlocked")
+        try:
+            connection.exec_driver_sql(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        except exc.DBAPIError:
+            connection.exec_driver_sql("ROLLBACK TO unlocked")
+            raise
+
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'")
+    repeat_while_locked(attempt)

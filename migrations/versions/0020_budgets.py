@@ -11,11 +11,12 @@ Revises: 0019
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from alembic import op
+
+from bindings.store.migration_locks import LOCK_WAIT, LOCKED, is_locked, repeat_while_locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,10 +36,7 @@ PARTITIONS = (
     "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
     " WHERE inhparent = CAST('events' AS regclass) AND NOT inhdetachpending ORDER BY pg_class.oid"
 )
-LOCK_WAIT = "500ms"
-TRIES = 60
-PAUSE_S = 1.0
-LOCKED = "55P03", "57014", "40P01"
+NOT_ACQUIRED = (*LOCKED, "57014")
 
 
 def upgrade() -> None:
@@ -100,16 +98,11 @@ def _execute(statement: str) -> None:
         op.execute(statement)
         return
     op.execute(f"SET lock_timeout = '{LOCK_WAIT}'")
-    for remaining in reversed(range(TRIES)):
-        try:
-            op.execute(statement)
-        except sa.exc.DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) not in LOCKED:
-                raise
-            if not remaining:
-                raise TimeoutError(
-                    "a transaction or a VACUUM keeps a table locked; end it (pg_stat_activity) and migrate again"
-                ) from None
-            time.sleep(PAUSE_S)
-        else:
-            return
+    try:
+        repeat_while_locked(lambda: op.execute(statement), states=NOT_ACQUIRED)
+    except sa.exc.DBAPIError as error:
+        if not is_locked(error, NOT_ACQUIRED):
+            raise
+        raise TimeoutError(
+            "a transaction or a VACUUM keeps a table locked; end it (pg_stat_activity) and migrate again"
+        ) from None
