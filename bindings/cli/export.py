@@ -11,7 +11,7 @@ import io
 import os
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -171,10 +171,19 @@ class _WrittenFile:
         self.row_count = 0
         self.digest = hashlib.sha256()
 
-    def write(self, out: IO[bytes], data: bytes) -> int:
-        """Write bytes to the file, and add them to its hash."""
-        self.digest.update(data)
-        return out.write(data)
+
+class _HashedFile:
+    """A file whose bytes are added to the hash of an export as they are written."""
+
+    def __init__(self, out: IO[bytes], written: _WrittenFile) -> None:
+        self._out = out
+        self._written = written
+        self.flush = out.flush
+
+    def write(self, data: bytes) -> int:
+        """Write bytes, and add them to the hash."""
+        self._written.digest.update(data)
+        return self._out.write(data)
 
 
 @contextmanager
@@ -231,6 +240,8 @@ def _progress(row_count: int, total: int | None) -> str:
 def _destination(path: str | None, written: _WrittenFile) -> Iterator[Callable[[str], object]]:
     """Provide a function that writes text to the file, compressed if its name ends with .gz, or to stdout."""
     if path is None or path == "-":
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # the same bytes as in a file, in any locale
         yield partial(_write_to_stdout, written)
         sys.stdout.flush()
         return
@@ -238,11 +249,9 @@ def _destination(path: str | None, written: _WrittenFile) -> Iterator[Callable[[
     descriptor, temporary = _temporary_file(target)  # mode 0600
     try:
         with open(descriptor, "wb") as out:  # noqa: PTH123 -- it is a descriptor
-            if target.suffix == ".gz":
-                with _compressed(out, written) as compressed:
-                    yield lambda text: compressed.write(text.encode())
-            else:
-                yield lambda text: written.write(out, text.encode())
+            hashed = _HashedFile(out, written)
+            with _compressed(hashed) if target.suffix == ".gz" else nullcontext(hashed) as file:
+                yield lambda text: file.write(text.encode())
             out.flush()
             os.fsync(descriptor)
         Path(temporary).replace(target)
@@ -252,20 +261,14 @@ def _destination(path: str | None, written: _WrittenFile) -> Iterator[Callable[[
 
 
 def _write_to_stdout(written: _WrittenFile, text: str) -> None:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # the same bytes as in a file, in any locale
     written.digest.update(text.encode())
     sys.stdout.write(text)
 
 
-def _compressed(out: IO[bytes], written: _WrittenFile) -> GzipFile:
+def _compressed(out: _HashedFile) -> GzipFile:
     import gzip
 
-    class _File:
-        write = staticmethod(partial(written.write, out))
-        flush = out.flush
-
-    return gzip.GzipFile(filename="", mode="wb", compresslevel=COMPRESS_LEVEL, fileobj=_File(), mtime=0)
+    return gzip.GzipFile(filename="", mode="wb", compresslevel=COMPRESS_LEVEL, fileobj=out, mtime=0)
 
 
 def _temporary_file(target: Path) -> tuple[int, str]:
