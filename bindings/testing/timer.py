@@ -68,19 +68,19 @@ class JobTimer:
         if not seconds >= 0:
             raise ValueError("seconds must not be negative: the clock only moves forward")
         end = self._clock.now() + timedelta(seconds=seconds)
-        self._wait_for_all()  # the test may have changed something
+        self._mark_all_due()  # the test may have changed something
         contents = self._contents()
         runs = self._run_due(self._waiting)
         while (now := self._clock.now()) < end:
             if (newest := self._contents()) != contents:
-                self._wait_for_all()
+                self._mark_all_due()
                 contents = newest
             with_work = self._waiting.union(*(_open_jobs(binding, now) for binding in contents.bindings))
             next_runs = [self._next_run(job) for job in self._jobs if job.name in with_work]
             due_at = min((end, *(at for at in self._deadlines(contents.bindings) if at > now)))
             stop = max(now, min((due_at, *next_runs)))
             if stop == due_at:
-                self._wait_for_all()
+                self._mark_all_due()
             self._clock.move_to(stop)
             runs += self._run_due(with_work | self._waiting)
         return runs
@@ -115,8 +115,8 @@ class JobTimer:
         ran_at = self._ran_at.get(job.name)
         return BEGINNING if ran_at is None else ran_at + timedelta(seconds=job.interval_s)
 
-    def _wait_for_all(self) -> None:
-        """Let every job run once more: something has changed, or is due now."""
+    def _mark_all_due(self) -> None:
+        """Mark every job as due once more: something has changed, or is due now."""
         self._waiting = {job.name for job in self._jobs}
 
     def _deadlines(self, bindings: tuple[Binding, ...]) -> Iterator[datetime]:
