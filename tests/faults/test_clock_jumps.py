@@ -20,8 +20,8 @@ from bindings.jobs.registry import EXPIRE, RECONCILE, RECOVER, RETENTION, WARN
 from bindings.jobs.runner import JobRunner
 from bindings.store.schema import bindings
 from bindings.webhooks.sender import RETRIES_S, deliver_pending
-from tests.faults.test_kill import MOSTLY_POSTGRES
 from tests.service.harness import wait_for
+from tests.store.databases import MOSTLY_POSTGRES
 from tests.web.receivers import Receiver, Reply
 
 if TYPE_CHECKING:

@@ -40,11 +40,6 @@ RELEASE_POINTS = (
 TAKEOVER_POINTS = tuple(name for name in SCENARIO_POINTS if "replace." in name or "end_waiting" in name)
 SEEDS = 1  # `make soak` runs many
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
-# For tests with many cases: SQLite with the long tests.
-MOSTLY_POSTGRES = [
-    pytest.param("sqlite", marks=pytest.mark.soak),
-    pytest.param("postgresql", marks=pytest.mark.postgres),
-]
 
 
 def kill_once(experiment: Experiment, name: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.test_kill import MOSTLY_POSTGRES
+from tests.store.databases import MOSTLY_POSTGRES
 
 if TYPE_CHECKING:
     from typing import Any

@@ -14,10 +14,10 @@ from bindings.monitoring.audit import verify_database
 from bindings.sealing.keys import PublicKeys, create_key_file
 from bindings.store.schema import bindings, seals
 from tests.faults.harness import KILLED
-from tests.faults.test_kill import MOSTLY_POSTGRES
 from tests.faults.test_restore import A, B, C, D, E, F, bind
 from tests.service.harness import feed_has_caught_up
 from tests.service.phone_keys import write_ring
+from tests.store.databases import MOSTLY_POSTGRES
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -34,6 +34,7 @@ from bindings.store.grants import sql_for
 from bindings.store.phone_keys import attach
 from tests.service import phone_keys
 from tests.service.harness import APP, A, B, C, Clock, D, E, F, G, H, ServiceHarness, feed_has_caught_up
+from tests.store.databases import MOSTLY_SQLITE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -142,16 +143,13 @@ def _administer(service: BindingService) -> None:
     service.mark_restored(waive=True)
 
 
-DATABASES = ["sqlite", pytest.param("postgresql", marks=(pytest.mark.postgres, pytest.mark.soak))]
-
-
-@pytest.fixture(scope="module", params=DATABASES)
+@pytest.fixture(scope="module", params=MOSTLY_SQLITE)
 def sealed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sealed]:
     with _sealed_history(request, tmp_path_factory.mktemp("sealed")) as sealed:
         yield sealed
 
 
-@pytest.fixture(scope="module", params=DATABASES)
+@pytest.fixture(scope="module", params=MOSTLY_SQLITE)
 def encrypted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sealed]:
     """Provide a sealed history whose phones are encrypted."""
     with _sealed_history(request, tmp_path_factory.mktemp("encrypted"), phones=phone_keys.SEALED) as sealed:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
+import pytest
 from sqlalchemy.engine import make_url
 
 from bindings.store import migrations, temporary_database
@@ -36,6 +37,12 @@ if TYPE_CHECKING:
 LOCAL = "postgresql://postgres@127.0.0.1:5432/postgres"
 VARIABLE = "BINDINGS_TEST_POSTGRES_URL"
 START_S = 120.0
+# The kinds of databases of tests with many cases: the second one with the long tests.
+MOSTLY_SQLITE = ["sqlite", pytest.param("postgresql", marks=(pytest.mark.postgres, pytest.mark.soak))]
+MOSTLY_POSTGRES = [
+    pytest.param("sqlite", marks=pytest.mark.soak),
+    pytest.param("postgresql", marks=pytest.mark.postgres),
+]
 # No test ends the machine; some open many connections.
 SETTINGS = ("-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=300")
 LOWEST_PORT = 10_000

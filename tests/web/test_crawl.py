@@ -17,6 +17,7 @@ from bindings.domain.serialization import instant
 from bindings.provider.simulator import Simulator
 from bindings.web import app
 from bindings.web.api import openapi
+from tests.store.databases import MOSTLY_SQLITE
 from tests.web import later_release, seed_states
 from tests.web.browser import Browser
 from tests.web.conftest import run
@@ -48,7 +49,7 @@ UNKNOWN_PATHS = (
 )
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=(pytest.mark.postgres, pytest.mark.soak))])
+@pytest.fixture(params=MOSTLY_SQLITE)
 def database_kind(request: pytest.FixtureRequest) -> str:
     """Return the database that the test runs on: a crawl takes more than a minute."""
     return str(request.param)

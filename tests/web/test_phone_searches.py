@@ -15,6 +15,7 @@ from bindings.domain.phone import Phone
 from bindings.store import webhooks
 from bindings.store.schema import budgets, events, holds
 from tests.service.harness import A, B, C, D, E, feed_has_caught_up
+from tests.store.databases import MOSTLY_SQLITE
 from tests.web.browser import Browser
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def asker(running: Running, question: str, role: str) -> Callable[[str], request
     return lambda phone: browser.post("/find", form | {field: phone})
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=(pytest.mark.postgres, pytest.mark.soak))])
+@pytest.fixture(params=MOSTLY_SQLITE)
 def database_kind(request: pytest.FixtureRequest) -> str:
     """Return the database that the test runs on: a scan takes seconds, and its rules are those of the service."""
     return str(request.param)
