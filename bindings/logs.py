@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from bindings import telemetry
 from bindings.domain.phone import mask
+from bindings.domain.text import escape_control_characters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
@@ -101,9 +102,12 @@ class LineFormatter(logging.Formatter):
 
 
 def write_line(line: str) -> None:
-    """Write a line to stderr; if that is closed, nowhere: it is no reason to fail."""
+    """Write a line to stderr, its control characters escaped; if that is closed, nowhere: no reason to fail.
+
+    A value with a line feed must not look like a line of its own. JSON stays valid: it has them in strings only.
+    """
     with suppress(OSError, ValueError, AttributeError):
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(escape_control_characters(line) + "\n")
 
 
 def configure(config: LogConfig) -> None:

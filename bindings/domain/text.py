@@ -5,6 +5,7 @@ Spaces of every kind, joiners and variation selectors are text: Chinese, Persian
 
 from __future__ import annotations
 
+import json
 import re
 
 _NONCHARACTERS = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
@@ -37,3 +38,8 @@ def has_control_characters(text: str) -> bool:
 def replace_control_characters(text: str, replacement: str) -> str:
     """Return the text with each control character replaced."""
     return _CONTROLS.sub(replacement, text)
+
+
+def escape_control_characters(text: str) -> str:
+    r"""Return the text with each control character escaped as in a JSON string, such as `\n`."""
+    return _CONTROLS.sub(lambda match: json.dumps(match[0])[1:-1], text)

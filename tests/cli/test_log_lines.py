@@ -57,6 +57,30 @@ with BindingService.from_env() as service:
 assert "opentelemetry" not in sys.modules, "only a program that uses it imports it"
 """
 
+LOGGERS = """
+import logging
+import sys
+from importlib import import_module
+from bindings import logs
+
+VALUE = "a\\nb\\r\\x1b[2J\\x85\\u2028forged"
+Forged = type(VALUE, (Exception,), {})
+import_module(sys.argv[1]).configure(logs.LogConfig(level="info", format=sys.argv[2]))
+log = logging.getLogger("another.library")
+log.warning("message of %s", VALUE)
+logging.getLogger("another." + VALUE).warning("%d", "not a number")
+try:
+    raise Forged(VALUE)
+except Forged:
+    log.exception("failed")
+if sys.argv[1] == "bindings.logs":
+    log.warning({"value": VALUE})
+else:
+    import structlog
+
+    structlog.get_logger().warning(VALUE, field=VALUE, exc_info=Forged(VALUE))
+"""
+
 
 @pytest.fixture
 def _logging_as_before() -> Iterator[None]:
@@ -125,6 +149,25 @@ def test_line_has_neither_a_phone_nor_the_text_of_an_exception(
         assert (entry["level"], entry["logger"], entry["error"]) == ("error", "another.library", "ValueError")
     else:
         assert " ERROR another.library: the call of 91******01 failed error=ValueError place=" in line
+
+
+@pytest.mark.parametrize("line_format", logs.FORMATS)
+@pytest.mark.parametrize("module", ["bindings.logs", "bindings.web.log_config"])
+def test_entry_with_control_characters_is_one_line(module: str, line_format: str) -> None:
+    program = subprocess.run(
+        [sys.executable, "-c", LOGGERS, module, line_format],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        check=True,
+    )
+    lines = program.stderr.splitlines()
+    assert len(lines) == program.stderr.count("\n") == 4, "also without those that only Python takes for an end"
+    assert all("forged" in line for line in lines)
+    if line_format == "json":
+        assert "a\nb\r\x1b[2J\x85\u2028forged" in json.loads(lines[0])["event"]
+    else:
+        assert r"a\nb\r\u001b[2J\u0085\u2028forged" in lines[0]
 
 
 @pytest.mark.usefixtures("_logging_as_before")
