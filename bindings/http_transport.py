@@ -71,7 +71,7 @@ class Reply:
 class NotSent:
     """No byte of the request can have reached the server."""
 
-    label: ClassVar[str] = "notsent"  # of the metrics' label `outcome`, as in `provider.outcome`
+    label: ClassVar[str] = "not_sent"  # of the metrics' label `outcome`, as in `provider.outcome`
 
     reason: str
 

@@ -102,7 +102,7 @@ class ProviderPage:
     `total` is the length of the whole list according to the provider; None if it gave no count.
     """
 
-    label: ClassVar[str] = "providerpage"
+    label: ClassVar[str] = "provider_page"
 
     total: int | None
     rows: tuple[ProviderBinding, ...]
@@ -120,7 +120,7 @@ class ProviderPool:
 class ProviderPools:
     """One page of the account's pools."""
 
-    label: ClassVar[str] = "providerpools"
+    label: ClassVar[str] = "provider_pools"
 
     pools: tuple[ProviderPool, ...]
 

@@ -70,8 +70,8 @@ def test_metric_labels_of_the_outcomes_do_not_follow_the_class_names() -> None:
         "confirmed",
         "missing",
         "refused",
-        "notsent",
+        "not_sent",
         "unknown",
-        "providerpage",
-        "providerpools",
+        "provider_page",
+        "provider_pools",
     ]
