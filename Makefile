@@ -55,7 +55,7 @@ $(DOCS_STAMP): requirements/docs.txt
 	@$(require-python)
 	@echo "Installing what builds the documentation into $(DOCS)"
 	@$(call create,$(DOCS))
-	@$(call install,$(DOCS)) --require-hashes -r requirements/docs.txt
+	@$(call install,$(DOCS)) --no-compile --require-hashes -r requirements/docs.txt
 	@touch $@
 
 install: $(STAMP)  ## create .venv from the locked requirements
@@ -100,7 +100,7 @@ clients: $(STAMP)  ## generate clients from the OpenAPI document into build/clie
 	@cp build/clients/openapi.json build/clients/typescript/
 	@cd build/clients/typescript && npm ci --silent && npm run --silent generate && npm run --silent check
 
-lint: $(STAMP)  ## check style, types and import contracts
+lint: $(STAMP) docs  ## check style, types, import contracts, and the links of the documentation
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy

@@ -7,18 +7,23 @@ the Python reference (`docs/reference/api.rst`). The source folder is the root o
 from __future__ import annotations
 
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from pygments.lexers.special import TextLexer  # noqa: E402
+from sphinx.util import logging  # noqa: E402
 
 from bindings import __version__  # noqa: E402 -- of this checkout
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
+
+_log = logging.getLogger(__name__)
 
 project = "bindings"
 release = __version__
@@ -78,7 +83,43 @@ def _add_navigation(_: Sphinx, page: str, source: list[str]) -> None:
         source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: Project\n\n{others}\n```\n"
 
 
+class _Page(HTMLParser):
+    """The ids and the links of a page of the site."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: set[str] = set()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, _: str, attributes: list[tuple[str, str | None]]) -> None:
+        """Keep the id and the link of an element."""
+        for name, value in attributes:
+            if name == "id" and value:
+                self.ids.add(value)
+            elif name in {"href", "src"} and value:
+                self.links.add(value)
+
+
+def _check_links(app: Sphinx, error: Exception | None) -> None:
+    """Warn of links inside the site that lead nowhere: Sphinx checks none of HTML, and few of reStructuredText."""
+    if error is not None or app.builder.format != "html":
+        return
+    site = Path(app.outdir).resolve()
+    pages = {path: _Page(path) for path in site.rglob("*.html")}
+    for path, page in pages.items():
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            ids = pages[target].ids if target in pages else set()
+            if not target.exists() or (parts.fragment and unquote(parts.fragment) not in ids):
+                _log.warning("%s links to %s, which does not exist", path.relative_to(site), link)
+
+
 def setup(app: Sphinx) -> None:
     """Connect what the pages need. Diagrams are shown as their source: to draw them needs a browser."""
     app.connect("source-read", _add_navigation)
+    app.connect("build-finished", _check_links)
     app.add_lexer("mermaid", TextLexer)
