@@ -103,22 +103,6 @@ def configure_logging(*, as_json: bool) -> None:
         logs.configure(logs.COMMAND.from_environment())
 
 
-@contextmanager
-def require_extra(extra: str) -> Iterator[None]:
-    """Raise `InvalidRequest` that names the extra to install if one of its libraries is missing."""
-    from bindings.distribution import install_hint
-    from bindings.errors import FieldError, InvalidRequest
-
-    try:
-        yield
-    except ModuleNotFoundError as missing:
-        library = (missing.name or "").partition(".")[0]
-        if library == "bindings":
-            raise
-        message = f"is not installed ({library} is missing): {install_hint(extra)}"
-        raise InvalidRequest([FieldError(f"the extra `{extra}`", message)]) from None
-
-
 def first_key_message(record: Key) -> str:
     """Return what to print if the key in the file of BINDINGS_BOOTSTRAP_KEY_FILE was recorded."""
     return f"recorded the key in the file of BINDINGS_BOOTSTRAP_KEY_FILE as {record.role} key {record.id}"

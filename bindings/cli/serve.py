@@ -41,13 +41,14 @@ def serve(*, host: str, port: RawValue, no_scheduler: bool, local_admin: bool, a
     console, /docs is the documentation of the API, and /readyz tells load balancers if this replica
     can serve. Needs the extra `server`.
     """
+    from bindings.extras import require_extra
     from bindings.validation.requests import FieldErrors
 
     errors = FieldErrors()
     errors.check("port", options.port, port)
     errors.raise_if_any()
     with context.open_service(as_json=as_json, connect=True, until_signal=True) as service:
-        with context.require_extra("server"):
+        with require_extra("server"):
             from bindings.web import server
 
         if service.settings.bootstrap_key_file is not None:

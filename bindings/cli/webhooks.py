@@ -83,8 +83,7 @@ def list_(*, as_json: bool) -> None:
 @click.pass_context
 def test_(command: click.Context, webhook_id: str, *, as_json: bool) -> None:
     """Send a signed test message now. Exits with 5 if the receiver did not accept it."""
-    with context.require_extra("server"):
-        from bindings.webhooks import sender
+    from bindings.webhooks import sender
 
     with context.open_service(as_json=as_json) as service, output.spinner("sending ...", as_json=as_json):
         response = sender.send_test(service.runtime, webhook_id)

@@ -9,18 +9,17 @@ from __future__ import annotations
 import base64
 import os
 import re
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bindings import secret_files
-from bindings.distribution import install_hint
 from bindings.errors import FieldError, InvalidRequest
+from bindings.extras import require_extra
 from bindings.sealing.encoding import sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -65,7 +64,7 @@ class PublicKeys:
     """The public keys that signatures are compared with, by their ids."""
 
     def __init__(self, pem: str, field: str) -> None:
-        with require_library(field):
+        with require_extra(EXTRA, field=field):
             from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
             from cryptography.hazmat.primitives.serialization import load_pem_public_key
         self._keys: dict[str, Ed25519PublicKey] = {}
@@ -94,22 +93,12 @@ class PublicKeys:
         return True
 
 
-@contextmanager
-def require_library(field: str) -> Iterator[None]:
-    """Raise `InvalidRequest`, naming the field and the extra to install, if the library is missing."""
-    try:
-        yield
-    except ModuleNotFoundError as missing:
-        message = f"needs the extra `{EXTRA}` ({missing.name} is not installed): {install_hint(EXTRA)}"
-        raise InvalidRequest([FieldError(field, message)]) from None
-
-
 def create_key_file(path: str, field: str) -> SigningKey:
     """Create a file with a new private key, readable by its owner only, and return the key.
 
     Raises `InvalidRequest` if the file exists or cannot be written; nothing is overwritten. Not safe to repeat.
     """
-    with require_library(field):
+    with require_extra(EXTRA, field=field):
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
     private = Ed25519PrivateKey.generate()
@@ -128,7 +117,7 @@ def load_signing_key(path: str, field: str) -> SigningKey:
 
     Other users must not be allowed to use the file; its group may, if another user owns it.
     """
-    with require_library(field):
+    with require_extra(EXTRA, field=field):
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
     status, content = _read(path, field)

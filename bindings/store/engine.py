@@ -15,15 +15,14 @@ import sys
 import time
 from contextlib import suppress
 from functools import partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
-from bindings.distribution import install_hint
 from bindings.errors import FieldError, InvalidRequest
+from bindings.extras import require_extra
 from bindings.fork_safety import ProcessMark, keep_alive
 from bindings.store.connection_limit import ConnectionLimit
 from bindings.store.failures import URL_VARIABLE
@@ -174,9 +173,8 @@ def make_engine(
     target = driver_url(url)
     if target.get_backend_name() == "sqlite":
         return _sqlite_engine(target, _pool(size, idle), autocommit=autocommit)
-    if find_spec("psycopg") is None:
-        hint = install_hint("postgres")
-        raise InvalidRequest([FieldError(URL_VARIABLE, f"needs the extra `postgres`, which is missing: {hint}")])
+    with require_extra("postgres", field=URL_VARIABLE):
+        import psycopg  # noqa: F401 -- only whether it is there
     engine = create_engine(
         target,
         hide_parameters=True,

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bindings import secret_files
-from bindings.distribution import install_hint
 from bindings.errors import FieldError, InvalidRequest
+from bindings.extras import require_extra
 from bindings.store.phone_keys import DATA_KEY_BYTES, INDEX_KEY_BYTES, PhoneKeys
 
 if TYPE_CHECKING:
@@ -34,16 +34,13 @@ def load(settings: Settings) -> PhoneKeys | None:
     if settings.phone_keys_file is not None and settings.phone_keys_command is not None:
         raise _wrong(COMMAND, f"is set together with {FILE}; set only one of them")
     if settings.phone_keys_file is not None:
-        ring = _parse(FILE, _read(Path(settings.phone_keys_file)))
+        source, ring = FILE, _parse(FILE, _read(Path(settings.phone_keys_file)))
     elif settings.phone_keys_command is not None:
-        ring = _parse(COMMAND, _run(settings.phone_keys_command.get_secret_value()))
+        source, ring = COMMAND, _parse(COMMAND, _run(settings.phone_keys_command.get_secret_value()))
     else:
         return None
-    try:
+    with require_extra("encryption", field=source):
         return PhoneKeys(settings.scope, index=ring["index"], data=ring["data"])
-    except ImportError:
-        message = f"needs the extra `encryption`, which is missing: {install_hint('encryption')}"
-        raise _wrong(FILE if settings.phone_keys_file is not None else COMMAND, message) from None
 
 
 def write_new(path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
+from bindings.extras import require_extra
 from bindings.store.engine import driver_url
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ def create(server_url: str, *, template: str | None = None) -> str:
     The user of the URL needs the right CREATEDB, and nothing may be connected to the template. It does not wait
     for the disk at a commit. Not safe to repeat: each call creates another database.
     """
-    from psycopg import sql
+    with require_extra("postgres", field="server_url"):
+        from psycopg import sql
 
     name = f"bindings_test_{os.getpid()}_{secrets.token_hex(6)}"
     database = sql.Identifier(name)

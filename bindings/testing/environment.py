@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from bindings.errors import Busy
 from bindings.lifecycle.runtime import open_runtime
 from bindings.provider.simulator import API_KEY, API_SECRET, Simulator
 from bindings.service import BindingService
@@ -55,6 +56,7 @@ class Environment:
         self.simulator = simulator
         self.settings = settings
         self._resources = ExitStack()
+        self._is_closed = False
         self._feed_position: str | None = None
         self.service = self.open()
         self._timer = JobTimer(self.service, clock)
@@ -62,8 +64,9 @@ class Environment:
     def open(self, *, actor: str = "library", **settings: Unpack[SettingsValues]) -> BindingService:
         """Open another service, as another replica would, with these settings instead of its own.
 
-        It is closed together with the environment.
+        It is closed together with the environment. `Busy` if the environment is closed.
         """
+        self._require_open()
         checked = validation.settings({}, **{**self.settings, **settings})
         caller = validation.caller(actor=actor, request_id=None)
         runtime = open_runtime(checked, caller, clock=self.clock.host_clock(), read_clock=self.clock.now)
@@ -71,7 +74,12 @@ class Environment:
 
     def close(self) -> None:
         """Close every service and receiver. Safe to repeat."""
+        self._is_closed = True
         self._resources.close()
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise Busy("the environment is closed; nothing was done", todo="open another one")
 
     # Time.
 
@@ -99,6 +107,7 @@ class Environment:
     @contextmanager
     def provider_unreachable(self) -> Iterator[None]:
         """Refuse every connection to the provider in the block."""
+        self._require_open()
         self.simulator.stop()
         try:
             yield
@@ -131,6 +140,7 @@ class Environment:
 
         Deliveries are sent by `pass_time`, and by `run_job("deliver")`. Needs the extra `server`.
         """
+        self._require_open()
         from bindings.testing.webhook_receiver import WebhookReceiver
 
         receiver = self._resources.enter_context(WebhookReceiver())
@@ -139,6 +149,7 @@ class Environment:
 
     def serve(self) -> AbstractContextManager[HttpService]:
         """Serve the HTTP service on a free port in the block; it shares the service. Needs the extra `server`."""
+        self._require_open()
         from bindings.testing.http_service import serve
 
         return serve(self.service)

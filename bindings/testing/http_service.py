@@ -6,10 +6,13 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import structlog
+from bindings.extras import require_extra
 
-from bindings.web import server
-from bindings.web.state import AppState
+with require_extra("server"):
+    import structlog
+
+    from bindings.web import server
+    from bindings.web.state import AppState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,12 +22,12 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-from standardwebhooks.webhooks import Webhook as Signer
 from uuid_utils import uuid7
 
 from bindings import errors, http_transport, telemetry
 from bindings.domain.addresses import is_public
 from bindings.domain.binding import EventKind
+from bindings.extras import require_extra
 from bindings.fork_safety import ProcessMark
 from bindings.http_transport import Reply
 from bindings.jobs.failure_log import FailureLog
@@ -38,6 +38,9 @@ from bindings.store.events import TRACEPARENT
 from bindings.validation import requests as validation
 from bindings.webhooks import lanes
 from bindings.webhooks.lanes import Lanes, Pace
+
+with require_extra("server"):
+    from standardwebhooks.webhooks import Webhook as Signer
 
 if TYPE_CHECKING:
     import ssl

@@ -13,6 +13,8 @@ from bindings.domain.binding import EventKind, State
 from bindings.testing import ManualClock, open_environment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bindings import BindingService
     from bindings.domain.binding import Binding
     from bindings.settings import SettingsValues
@@ -115,6 +117,25 @@ def test_clock_starts_now_in_whole_seconds() -> None:
     before, now = datetime.now(UTC), ManualClock().now()
     assert before - timedelta(seconds=1) < now <= datetime.now(UTC)
     assert now.microsecond == 0
+
+
+def test_closed_environment_refuses_every_call(database_url: str) -> None:
+    with open_environment(database_url=database_url) as environment:
+        environment.close()
+    calls: list[Callable[[], object]] = [
+        environment.open,
+        environment.receive_webhooks,
+        environment.serve,
+        environment.provider_unreachable().__enter__,
+        environment.new_events,
+        environment.assert_agreement,
+        lambda: environment.pass_time(1),
+        lambda: environment.run_job("expire"),
+        lambda: environment.service.lookup(phone=A),
+    ]
+    for call in calls:
+        with pytest.raises(errors.Busy, match="is closed; nothing was done"):
+            call()
 
 
 # Faults, by the names of the simulator.
