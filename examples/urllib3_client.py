@@ -4,18 +4,27 @@ from typing import Any
 
 import urllib3
 
-RETRIES = urllib3.Retry(
+
+class RetryAfter(urllib3.Retry):
+    """Repeats what failed without a response, and a response of these statuses that has a Retry-After."""
+
+    RETRY_AFTER_STATUS_CODES = frozenset({202, 429, 503})  # 202: the outcome is not known yet
+
+
+RETRIES = RetryAfter(
     total=8,
     allowed_methods={"POST"},  # every attempt has the same key
-    status_forcelist={202, 429, 503},  # 202: the outcome is not known yet
-    backoff_factor=0.5,  # if a response has no Retry-After, or none arrives
+    backoff_factor=0.5,  # only if no response arrives
     raise_on_status=False,
 )
 http = urllib3.PoolManager(retries=RETRIES, timeout=urllib3.Timeout(connect=2, read=30))
 
 
 def lend_number(url: str, api_key: str, trip_id: str, rider: str, driver: str) -> dict[str, Any]:
-    """Return the binding: check its state. Raises `LookupError` with the code of the problem."""
+    """Return the binding: check its state. Raises `LookupError` with the code of the problem.
+
+    After `outcome-unknown` call it again later, or wait for a webhook: do not bind with another key.
+    """
     response = http.request(
         "POST",
         f"{url}/v1/bindings",

@@ -28,6 +28,8 @@ from temporalio.testing import ActivityEnvironment
 
 from bindings import errors
 from bindings.domain.binding import EventKind, State
+from bindings.jobs.registry import RECONCILE
+from bindings.jobs.runner import JobRunner
 from bindings.service import BindingService
 from bindings.web import server
 from tests.service.harness import APP, KEY, SECRET, hold_answers, wait_for
@@ -235,8 +237,9 @@ def test_urllib3_waits_as_long_as_each_answer_says_and_binds_once(
     served: Running, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pool is empty, then the response is lost; reconcile adopts the binding while the client waits."""
-    simulator.script("refuse:-41", times=1)
-    simulator.script("lost_reply", times=1)
+    JobRunner(served.service.runtime).run_once_per_period(RECONCILE, 300)  # so that a next scan is known
+    simulator.script("refuse:-41", times=1, on="bind")
+    simulator.script("lost_reply", times=1, on="bind")
     waits: list[float] = []
 
     def wait(seconds: float) -> None:
@@ -250,8 +253,29 @@ def test_urllib3_waits_as_long_as_each_answer_says_and_binds_once(
     recipe.http.clear()
     assert (binding["state"], binding["reference"]) == ("active", "trip-7")
     assert waits[0] == errors.POOL_RETRY_S
+    assert 1 <= waits[1] <= served.service.settings.reconcile_interval_s, "the Retry-After of the 202"
+    assert len(waits) == 2
     assert simulator.counts.received["bind"] == 2
     assert len(simulator.ledger) == 1
+
+
+def test_urllib3_does_not_repeat_an_answer_that_names_no_time(
+    served: Running, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No scheduler runs, so no attempt would find the outcome."""
+    simulator.script("lost_reply", times=1, on="bind")
+    waits: list[float] = []
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", waits.append)
+    key = served.key("app")["Authorization"].removeprefix("Bearer ")
+    recipe = load_recipe("urllib3_client")
+    with pytest.raises(LookupError, match="outcome-unknown"):
+        recipe.lend_number(served.url, key, "trip-7", *phones(0).values())
+    recipe.http.clear()
+    assert waits == []
+    served.service.reconcile()
+    assert recipe.lend_number(served.url, key, "trip-7", *phones(0).values())["state"] == "active"
+    recipe.http.clear()
+    assert simulator.counts.received["bind"] == 1
 
 
 @pytest.fixture
