@@ -13,7 +13,7 @@ from bindings.errors import REASONS
 from bindings.provider.statuses import STATUSES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from datetime import datetime
 
     from bindings.domain.binding import Binding, Event
@@ -40,9 +40,7 @@ _HIDDEN_DETAILS = frozenset(
         "what",
     }
 )
-_HIDDEN_DETAILS_OF_FAILED = frozenset({"ended_at", "held_until"})  # the instant of the event itself
 # Details that are part of the sentence, of the provider's response, or are listed under another name.
-_WITH_OWN_REASON = (EventKind.UNBIND_REQUESTED, EventKind.SHORTENED, EventKind.REVEALED, EventKind.ERASED)
 _DETAILS_IN_SENTENCE = frozenset({"status", "said", "reason", "because"})
 
 
@@ -83,85 +81,35 @@ def timeline(events: Iterable[Event]) -> list[TimelineEntry]:
     return entries
 
 
+def _text_of(event: Event) -> _KindText:
+    unknown = _KindText(sentence=f"Recorded by another version of bindings as “{event.kind}”")
+    return _TEXTS.get(event.kind, unknown)
+
+
 def _event_sentence(event: Event) -> str:
-    try:
-        kind = EventKind(event.kind)
-    except ValueError:
-        return f"Recorded by another version of bindings as “{event.kind}”"
-    if kind is EventKind.REQUESTED and event.detail.get("waits_for") is not None:
+    sentence = _text_of(event).sentence
+    return sentence if isinstance(sentence, str) else sentence(event)
+
+
+def _requested_sentence(event: Event) -> str:
+    if event.detail.get("waits_for") is not None:
         return "Requested as a successor; it is not sent before the binding that it replaces has ended"
-    return _sentence(kind, event.detail.get("reason"))
+    return "Requested; the intent was recorded before the call to the provider"
 
 
-def _sentence(kind: EventKind, reason: object) -> str:  # noqa: C901, PLR0911, PLR0912 -- one for each kind
-    match kind:
-        case EventKind.REQUESTED:
-            return "Requested; the intent was recorded before the call to the provider"
-        case EventKind.ACTIVATED:
-            return "The provider created the binding"
-        case EventKind.FAILED:
-            return f"Failed: {reason_text(reason)}"
-        case EventKind.IN_DOUBT:
-            return f"In doubt: {reason_text(reason)}"
-        case EventKind.ADOPTED:
-            return "Found in the provider's list and adopted"
-        case EventKind.EXPIRED:
-            return "Expired: its lifetime was over"
-        case EventKind.UNBIND_REQUESTED:
-            return "Unbind requested; from then on it was not offered as active"
-        case EventKind.UNBOUND:
-            return f"Ended early: {reason_text(reason)}"
-        case EventKind.UNBIND_CONFIRMED:
-            return _confirmation_sentence(reason)
-        case EventKind.LAPSED:
-            return "Lapsed: it was in doubt until its longest possible lifetime was over"
-        case EventKind.REFUSED:
-            return "Refused before the call"
-        case EventKind.LATE_SUCCESS:
-            return "The provider reported success after the binding had ended here"
-        case EventKind.HELD:
-            return "A phone is held because another binding at the provider has it"
-        case EventKind.HOLD_ENDED:
-            return "A hold ended"
-        case EventKind.DRIFTED:
-            return "The provider's list differs from this record"
-        case EventKind.EXTENDED:
-            return "Extended: its promised end was moved to a later time"
-        case EventKind.SHORTENED:
-            return "Shortened: its promised end was moved to an earlier time"
-        case EventKind.REPLACED:
-            return "A successor was requested; from then on this binding was not offered as active"
-        case EventKind.CLEARED:
-            return "Cleared to be sent: the end of the binding that it replaces is confirmed"
-        case EventKind.REVEALED:
-            return "Full phones were shown"
-        case EventKind.EXPORTED:
-            return "A list was exported"
-        case EventKind.ADMINISTERED:
-            return "The service or its records were administered"
-        case EventKind.PHONE_SEARCHED:
-            return "A reader searched by a full phone"
-        case EventKind.BUDGET_USED_UP:
-            return "An API key used up a budget of questions"
-        case EventKind.ERASED:
-            return "The phone of a party was erased on request, with what names the person"
-        case EventKind.EXPIRES_SOON:
-            return "Expiry warning recorded"
-        case EventKind.POOL_LOW:
-            return "The pool is running low"
-        case EventKind.SEALED:
-            return "The events before were sealed"
-        case _:
-            assert_never(kind)
-
-
-def _confirmation_sentence(reason: object) -> str:
+def _confirmation_sentence(event: Event) -> str:
     """Return how a binding that had ended here has ended at the provider."""
+    reason = event.detail.get("reason")
     if reason in (Reason.ASKED, Reason.REPLACED):
         return "The provider confirmed the unbind after the binding had ended here"
     if reason in (Reason.NOT_FOUND, Reason.GONE_AT_PROVIDER):
         return "The provider no longer had the binding, which had ended here before"
     return "The binding, which had ended here before, ended at the provider too"
+
+
+def _with_reason(beginning: str) -> Callable[[Event], str]:
+    """Return the function that gives an event's sentence: this beginning, and the recorded reason in words."""
+    return lambda event: f"{beginning}: {reason_text(event.detail.get('reason'))}"
 
 
 def reason_text(reason: object) -> str:
@@ -183,20 +131,75 @@ def _provider_response(event: Event) -> str | None:
 
 
 def _details(event: Event) -> tuple[tuple[str, str], ...]:
-    detail = event.detail
-    hidden = _HIDDEN_DETAILS | _DETAILS_IN_SENTENCE
-    if event.kind is EventKind.FAILED:
-        hidden |= _HIDDEN_DETAILS_OF_FAILED
+    detail, text = event.detail, _text_of(event)
+    hidden = _HIDDEN_DETAILS | _DETAILS_IN_SENTENCE | text.hidden
     details = [
         (name, str(value))
         for name, value in detail.items()
         if name not in hidden and value is not None and not isinstance(value, list | dict)
     ]
-    if event.kind in _WITH_OWN_REASON and detail.get("reason"):
+    if text.lists_reason and detail.get("reason"):
         details.insert(0, ("reason", str(detail["reason"])))
     if detail.get("because"):
         details.insert(0, ("reason", str(detail["because"])))
     return tuple(details)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _KindText:
+    """What the page says of events of a kind, and which further details it hides.
+
+    `lists_reason`: the reason is the actor's own text, and is not in the sentence.
+    """
+
+    sentence: str | Callable[[Event], str]
+    hidden: frozenset[str] = frozenset()
+    lists_reason: bool = False
+
+
+_TEXTS: dict[str, _KindText] = {
+    EventKind.REQUESTED: _KindText(sentence=_requested_sentence),
+    EventKind.ACTIVATED: _KindText(sentence="The provider created the binding"),
+    EventKind.FAILED: _KindText(
+        sentence=_with_reason("Failed"),
+        hidden=frozenset({"ended_at", "held_until"}),  # the instant of the event itself
+    ),
+    EventKind.IN_DOUBT: _KindText(sentence=_with_reason("In doubt")),
+    EventKind.ADOPTED: _KindText(sentence="Found in the provider's list and adopted"),
+    EventKind.EXPIRED: _KindText(sentence="Expired: its lifetime was over"),
+    EventKind.UNBIND_REQUESTED: _KindText(
+        sentence="Unbind requested; from then on it was not offered as active", lists_reason=True
+    ),
+    EventKind.UNBOUND: _KindText(sentence=_with_reason("Ended early")),
+    EventKind.UNBIND_CONFIRMED: _KindText(sentence=_confirmation_sentence),
+    EventKind.LAPSED: _KindText(sentence="Lapsed: it was in doubt until its longest possible lifetime was over"),
+    EventKind.REFUSED: _KindText(sentence="Refused before the call"),
+    EventKind.LATE_SUCCESS: _KindText(sentence="The provider reported success after the binding had ended here"),
+    EventKind.HELD: _KindText(sentence="A phone is held because another binding at the provider has it"),
+    EventKind.HOLD_ENDED: _KindText(sentence="A hold ended"),
+    EventKind.DRIFTED: _KindText(sentence="The provider's list differs from this record"),
+    EventKind.EXTENDED: _KindText(sentence="Extended: its promised end was moved to a later time"),
+    EventKind.SHORTENED: _KindText(
+        sentence="Shortened: its promised end was moved to an earlier time", lists_reason=True
+    ),
+    EventKind.REPLACED: _KindText(
+        sentence="A successor was requested; from then on this binding was not offered as active"
+    ),
+    EventKind.CLEARED: _KindText(
+        sentence="Cleared to be sent: the end of the binding that it replaces is confirmed"
+    ),
+    EventKind.REVEALED: _KindText(sentence="Full phones were shown", lists_reason=True),
+    EventKind.EXPORTED: _KindText(sentence="A list was exported"),
+    EventKind.ADMINISTERED: _KindText(sentence="The service or its records were administered"),
+    EventKind.PHONE_SEARCHED: _KindText(sentence="A reader searched by a full phone"),
+    EventKind.BUDGET_USED_UP: _KindText(sentence="An API key used up a budget of questions"),
+    EventKind.ERASED: _KindText(
+        sentence="The phone of a party was erased on request, with what names the person", lists_reason=True
+    ),
+    EventKind.EXPIRES_SOON: _KindText(sentence="Expiry warning recorded"),
+    EventKind.POOL_LOW: _KindText(sentence="The pool is running low"),
+    EventKind.SEALED: _KindText(sentence="The events before were sealed"),
+}
 
 
 def status_sentence(binding: Binding, at: datetime) -> str:  # noqa: PLR0911 -- one sentence for each state
