@@ -31,26 +31,25 @@ def record_conflict(runtime: Runtime, request: BindRequest, holder: Holder) -> e
         "held_by": holder.held_by,
         "holder_mode": holder.mode,
         "holder_state": holder.state,
-        "mode": request.mode,
-        "app_id": request.app_id,
     }
-    _record(runtime, request, code=error.code, holder=holder, event_detail=detail)
+    _record(runtime, request, detail, code=error.code, holder=holder)
     return error
 
 
 def record_account_refusal(runtime: Runtime, request: BindRequest, error: errors.ProviderAccountRefused) -> None:
-    """Record that the circuit of binds is open; without an event, because events of refusals count conflicts."""
+    """Record that the circuit of binds is open, with an event."""
     with suppress(errors.InvalidRequest, errors.Busy):
         require_storable(runtime.database, request)
-        _record(runtime, request, code=error.code, provider_status=error.status)
+        _record(runtime, request, {"status": error.status}, code=error.code, provider_status=error.status)
 
 
-def _record(runtime: Runtime, request: BindRequest, **values: Any) -> None:
+def _record(runtime: Runtime, request: BindRequest, detail: dict[str, Any], **values: Any) -> None:
     """Record the refusal in a transaction of its own, if the database can."""
     refusal_id = str(uuid7())
+    detail |= {"mode": request.mode, "app_id": request.app_id}
 
     def work(tx: Transaction) -> bool:
-        recorded = refusals.record(tx, refusal_id, request, runtime.caller, **values)
+        recorded = refusals.record(tx, refusal_id, request, runtime.caller, event_detail=detail, **values)
         hit("bind.refusal_in_transaction")
         return recorded
 

@@ -33,8 +33,8 @@ ALL_BINDS = BindFilter()
 class Outcomes:
     """How many binds of one application or pool were requested, and what became of them.
 
-    `requested` are those with an intent, `refused` those that were refused here because a phone was held. A bind
-    counts as failed or in doubt when it became so.
+    `requested` are those with an intent, `refused` those that were refused here before the call. A bind counts as
+    failed or in doubt when it became so.
     """
 
     name: str

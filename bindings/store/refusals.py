@@ -1,6 +1,6 @@
 """Binds that were refused before the provider was called: their record, and the search for them.
 
-The history has an event of each conflict, but events name no phone and are deleted only by age. The phones are in
+The history has an event of each, but events name no phone and are deleted only by age. The phones are in
 rows of this table, which may be deleted. A row is written with its event, in one statement where the database can.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Integer, and_, bindparam, func, insert, literal_column, select, true, union_all
+from sqlalchemy import and_, bindparam, func, insert, select, true, union_all
 
 from bindings.domain.binding import EventKind, Holder, Mode, RefusedBind, State
 from bindings.store import account, events, phones, sql
@@ -24,13 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Connection, Insert, Row
+    from sqlalchemy import ColumnElement, Connection, Row
 
     from bindings.domain.binding import BindRequest, Caller
     from bindings.domain.search_filters import RefusalFilters
     from bindings.store.database import SqlDialect, Transaction
-
-_FROM_EVENT = ("at", "event_position")
 
 
 def record(
@@ -40,11 +38,11 @@ def record(
     caller: Caller,
     *,
     code: str,
+    event_detail: dict[str, Any],
     provider_status: str | None = None,
     holder: Holder | None = None,
-    event_detail: dict[str, Any] | None = None,
 ) -> bool:
-    """Record a refused bind, with a `refused` event if it has a detail; return True.
+    """Record a refused bind, with a `refused` event; return True.
 
     Safe to repeat with the same id: after a COMMIT whose response was lost, the row is found.
     """
@@ -65,9 +63,6 @@ def record(
         "held_until": holder and holder.held_until,
     }
     values = {f"new_{name}": value for name, value in row.items()}
-    if event_detail is None:
-        tx.connection.execute(_insert_alone(tx.dialect, tuple(row)), values)
-        return True
     if request.reference is not None:
         event_detail = event_detail | {events.REFUSAL_ID: refusal_id}
     event_detail = events.with_trace(event_detail)
@@ -93,22 +88,18 @@ def _exists(connection: Connection, refusal_id: str) -> bool:
 
 
 @cache
-def _insert_alone(dialect: SqlDialect, names: tuple[str, ...]) -> Insert:
-    row = select(*_new_values(names), dialect.now, literal_column("NULL", Integer))
-    return insert(refusals).from_select([*names, *_FROM_EVENT], row)
-
-
-@cache
 def _insert_with_event(dialect: SqlDialect, names: tuple[str, ...]) -> CompiledStatement:
     """Build the statement that writes the event and the row with its position (PostgreSQL)."""
     written = events.event_insert(dialect).returning(events_table.c.position, events_table.c.at).cte("logged")
-    row = select(*_new_values(names), written.c.at, written.c.position)
-    recorded = insert(refusals).from_select([*names, *_FROM_EVENT], row).returning(refusals.c.id).cte("recorded")
+    new_values = (bindparam(f"new_{name}", type_=refusals.c[name].type) for name in names)
+    row = select(*new_values, written.c.at, written.c.position)
+    recorded = (
+        insert(refusals)
+        .from_select([*names, "at", "event_position"], row)
+        .returning(refusals.c.id)
+        .cte("recorded")
+    )
     return CompiledStatement(select(recorded.c.id))
-
-
-def _new_values(names: tuple[str, ...]) -> list[ColumnElement[Any]]:
-    return [bindparam(f"new_{name}", type_=refusals.c[name].type) for name in names]
 
 
 def search(

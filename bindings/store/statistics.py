@@ -179,11 +179,14 @@ def _add_binds(tx: Transaction, rows: Sequence[Row[Any]], *, now: datetime) -> N
 
 
 def code_of(kind: str, detail: dict[str, Any] | None) -> str:
-    """Return the code that a page groups by: the provider's status, or our reason if there is no status."""
+    """Return the code that a page groups by: the provider's status, or our reason if there is no status.
+
+    A refused bind has what held its phone, or the status with which the provider had refused the account.
+    """
     if detail is None:
         return ""
     if kind == EventKind.REFUSED:
-        return str(detail.get("held_by") or "unknown")[:32]
+        return str(detail.get("held_by") or detail.get("status") or "unknown")[:32]
     reason, status = detail.get("reason"), detail.get("status")
     if reason == Reason.IN_USE and detail.get("own"):
         return OWN_IN_USE

@@ -113,7 +113,7 @@ def test_phone_held_by_a_stranger_names_no_holder(harness: ServiceHarness) -> No
     assert (refusal.holder.id, refusal.holder.why) == (None, "refused")
 
 
-def test_bind_refused_because_of_the_account_is_recorded_without_an_event(harness: ServiceHarness) -> None:
+def test_bind_refused_because_of_the_account_is_recorded_with_its_status(harness: ServiceHarness) -> None:
     harness.simulator.change(account_status="-29")
     with pytest.raises(errors.ProviderAccountRefused):
         harness.bind(A, B)
@@ -121,7 +121,11 @@ def test_bind_refused_because_of_the_account_is_recorded_without_an_event(harnes
     refuse(harness.service, C, D)
     (refusal,) = harness.service.search_refusals(reference="order-43").data
     assert (refusal.code, refusal.provider_status, refusal.holder) == ("provider-account", "-29", None)
-    assert EventKind.REFUSED not in harness.all_kinds()
+    feed_has_caught_up(harness.service)
+    (event,) = [event for event in harness.service.export_events() if event.kind is EventKind.REFUSED]
+    assert (event.at, event.reference) == (refusal.at, "order-43")
+    assert (event.detail["status"], event.detail["app_id"]) == ("-29", APP)
+    assert C not in str(event.detail)
 
 
 def test_refusal_holds_if_its_record_cannot_be_written(

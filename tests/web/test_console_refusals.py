@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +11,7 @@ from sqlalchemy import delete
 from bindings.domain.phone import mask
 from bindings.errors import PhoneInUse, ProviderAccountRefused
 from bindings.store.schema import refusals
-from tests.service.harness import A, C, D, E
+from tests.service.harness import POOL, A, C, D, E, feed_has_caught_up
 from tests.web.browser import Browser
 from tests.web.test_console_search import BIND, bind
 
@@ -127,3 +128,24 @@ def test_holder_that_retention_deleted_has_no_link(running: Running) -> None:
     assert "Held by our own binding." in page
     assert unknown not in page
     assert holder.id not in page
+
+
+def test_refusals_because_of_the_account_are_in_the_shares_and_lead_to_their_reference(
+    running: Running, simulator: Simulator
+) -> None:
+    simulator.change(account_status="-29")
+    with pytest.raises(ProviderAccountRefused):
+        bind(running.service)
+    refuse(running.service, phone_a=D, phone_b=E)
+    feed_has_caught_up(running.service)
+    running.service.update_statistics()
+    browser = Browser(running).sign_in("auditor")
+    page = browser.get("/failures").text
+    assert "of the binds failed: <strong>1</strong> of 2" in page
+    assert "<strong>1</strong> was refused here before any call" in page
+    assert "/failures/refused/-29" in page
+    (pool_row,) = re.findall(rf">{POOL}</a></th>(.*?)</tr>", page, re.DOTALL)
+    assert re.findall(r">\s*(\d+)", re.sub(r"\d+\.\d", "", pool_row)) == ["2", "1", "0", "1"]
+    page = browser.get("/failures/refused/-29").text
+    assert "the provider had refused the account: workspace disabled" in page
+    assert "order-43" in page

@@ -1,7 +1,7 @@
 """Explanations for the failure pages: why a bind failed, stayed in doubt, or was refused here before any call.
 
 `provider.statuses` explains the provider's statuses and `errors.REASONS` our own reasons; this module chooses
-between them and explains the conflicts that are refused here.
+between them and explains what is refused here.
 """
 
 from __future__ import annotations
@@ -66,10 +66,24 @@ _BY_HOLDER = {
 }
 
 
+def _account_refused(code: str) -> Explanation | None:
+    """Explain a refusal because the provider had refused the account with this status; None if it is none."""
+    status = statuses.find(code)
+    if status is None:
+        return None
+    return Explanation(
+        title=f"the provider had refused the account: {status.meaning}",
+        effect="no call was made: binds wait after a refusal of the account, and then one tries again",
+        cause=status.cause,
+        remedy=status.remedy,
+        responsible=status.responsible,
+    )
+
+
 def explain(kind: str, code: str) -> Explanation:
     """Explain a code of this event kind; unknown codes get a generic explanation."""
     if kind == EventKind.REFUSED:
-        return _BY_HOLDER.get(code) or _unknown_word(code, _REFUSED_HERE)
+        return _BY_HOLDER.get(code) or _account_refused(code) or _unknown_word(code, _REFUSED_HERE)
     if code == OWN_IN_USE:
         return _OWN_IN_USE
     status = statuses.find(code)
