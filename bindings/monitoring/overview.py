@@ -7,10 +7,10 @@ Latency of the newest provider calls, and which processes use the database. Chec
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import quantiles
 from typing import TYPE_CHECKING
 
 from bindings.monitoring.health_metrics import health_metrics
+from bindings.monitoring.response_times import percentile
 from bindings.store import queries, replicas, schema_version
 
 if TYPE_CHECKING:
@@ -64,7 +64,10 @@ def latency(calls: Sequence[tuple[datetime, datetime, datetime]]) -> Latency | N
     if not calls:
         return None
     durations_s = sorted((answered - sent).total_seconds() for _, sent, answered in calls)
-    percentiles = quantiles(durations_s, n=100, method="inclusive") if len(durations_s) > 1 else durations_s * 99
     return Latency(
-        calls=len(durations_s), since=calls[-1][0], until=calls[0][0], p50_s=percentiles[49], p99_s=percentiles[98]
+        calls=len(durations_s),
+        since=calls[-1][0],
+        until=calls[0][0],
+        p50_s=percentile(durations_s, 50),
+        p99_s=percentile(durations_s, 99),
     )

@@ -18,6 +18,7 @@ from bindings.domain.serialization import instant
 from bindings.errors import FieldError, InvalidRequest, NotFound
 from bindings.monitoring.bind_outcomes import ALL_BINDS, BindFilter, outcomes_by_app, outcomes_by_pool
 from bindings.monitoring.chart_range import ChartRange, TimeRange, range_between
+from bindings.monitoring.response_times import response_times
 from bindings.monitoring.statistics import event_statistics
 from bindings.provider.statuses import IN_USE
 from bindings.store import statistics as stored
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bindings.domain.binding import Binding
+    from bindings.monitoring.response_times import ResponseTimes
     from bindings.monitoring.statistics import EventStatistics
     from bindings.service import BindingService
     from bindings.store.statistics import BindCount
@@ -114,15 +116,18 @@ async def choose_period(request: Request[Any, Any, Any]) -> PageResponse:
 
 
 async def _page(context: PageContext, view: View) -> PageResponse:
-    def read(service: BindingService) -> tuple[list[BindCount], datetime | None, EventStatistics]:
+    def read(
+        service: BindingService,
+    ) -> tuple[list[BindCount], datetime | None, EventStatistics, ResponseTimes]:
         database = service.runtime.database
         return (
             database.read(stored.count_binds, view.range.period),
             database.read(stored.binds_counted_since),
             event_statistics(database, view.range, (EventKind.REQUESTED, *KINDS), of=view.of),
+            response_times(database, view.range.period, of=view.of),
         )
 
-    counts, counted_since, statistics = await context.run_read(read)
+    counts, counted_since, statistics, times = await context.run_read(read)
     refused_counts = statistics.counts_of(EventKind.REFUSED)
     unexpected_counts = statistics.counts_of(EventKind.FAILED, code=IN_USE)
     by_app, by_pool = outcomes_by_app(counts, view.of), outcomes_by_pool(counts, view.of)
@@ -151,6 +156,7 @@ async def _page(context: PageContext, view: View) -> PageResponse:
         groups=[("Application", "app_id", by_app), ("Pool", "pool_number", by_pool)],
         not_grouped=max(0, binds - sum(outcomes.binds for outcomes in by_app)),
         counted_since=counted_since,
+        times=times,
     )
 
 
