@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from benchmarks.bench_context import BenchContext
-    from benchmarks.data import Sizes
+    from benchmarks.data import BenchDatabase, Sizes
     from bindings.domain.binding import Binding
 
 BOUND_MS = 100.0
@@ -59,6 +59,7 @@ class Browser:
 def measure(context: BenchContext) -> list[Result]:
     """Return P14 for every page, measured in turn with the empty page, after the jobs that pages depend on."""
     bench_db, sizes = context.postgres(), context.sizes
+    _count_events(bench_db)
     with BindingService.open(database_url=bench_db.url) as service, _signed_in_browser(service) as browser:
         service.count_pools()
         service.update_statistics()
@@ -66,26 +67,66 @@ def measure(context: BenchContext) -> list[Result]:
         return [_compare(name, path, browser, sizes) for name, path in paths.items()]
 
 
+def _count_events(bench_db: BenchDatabase) -> None:
+    """Count what happened by minute, hour and day, as the job would have done soon after each event.
+
+    The job follows the feed, and would need hours for the millions of events that are loaded at once.
+    """
+    for period_s, kept in ((60, "26 hours"), (3_600, "400 days"), (86_400, "400 days")):
+        counted = (
+            f"SELECT {period_s}, to_timestamp(floor(extract(epoch FROM requested_at) / {period_s}) * {period_s}),"
+            " %s kind, '', count(*)%s FROM bindings, (VALUES ('requested'), ('activated')) AS kinds (kind)"
+            f" WHERE requested_at > now() - interval '{kept}' GROUP BY %s 2, kind ON CONFLICT DO NOTHING"
+        )
+        of_bind = "app_id, pool_number,"
+        bench_db.execute("INSERT INTO tallies " + counted % ("", ", '[]'", ""))
+        names = f"(period_s, began_at, {of_bind} kind, code, number)"
+        bench_db.execute(f"INSERT INTO bind_counts {names} " + counted % (of_bind, "", of_bind))
+    bench_db.execute(
+        "INSERT INTO tally_marks (id, tx, position, counted_to)"
+        " SELECT 1, 0, coalesce(max(position), 0), now() FROM events"
+        " ON CONFLICT (id) DO UPDATE SET tx = 0, position = excluded.position"
+    )
+
+
 def _paths(browser: Browser, service: BindingService) -> dict[str, str]:
     [binding] = service.search(limit=1, state="active").data
     old_binding = _old_binding(service)
     middle, phone = str(old_binding.middle_number_a), binding.phone_a.digits
     at = old_binding.requested_at.isoformat()
+    of_number = f"/bindings/{binding.id}/numbers/middle_number_a"
+    number_at = browser.post("/find", q=middle, time=at)
     return {
         "Find, with the latest": "/",
+        "bindings": "/bindings",
+        "bindings that failed": "/bindings?state=failed",
+        "bindings of an unknown pool": "/bindings?pool_number=918899",
+        "bindings that end soonest": "/bindings?active=true&order=ends_soonest",
+        "bindings by the beginning of a reference": "/bindings?reference_prefix=order+4242",
         "a binding": f"/bindings/{binding.id}",
-        "holder of a middle number at a time": browser.post("/find", q=middle, time=at),
+        "holder of a middle number at a time": number_at,
         "... with a party": browser.post("/find", q=middle, time=at, party=old_binding.phone_a.digits),
         "... at a time without a holder": browser.post("/find", q=middle, time="2020-01-01 00:00"),
-        "history of a middle number": f"/bindings/{binding.id}/numbers/middle_number_a",
+        "history of a middle number": of_number,
         "history of a phone": browser.post("/find", q=phone),
+        "end all bindings of a middle number": f"{of_number}/unbind",
         "an unknown reference": browser.post("/find", q="order that never was"),
-        "access log": "/access",
         "overview": "/overview",
+        "failures of a day": "/failures",
         "failures of 30 days": "/failures?span=30d",
+        "failures of a year": "/failures?span=1y",
+        "failures of a pool in 30 days": "/failures?span=30d&pool_number=918806",
+        "a failure": "/failures/failed/-41?span=30d",
         "doubts": "/doubts",
         "pools": "/pools",
         "reports": "/reports",
+        "access log": "/access",
+        "access log of an actor": "/access?actor=key:unknown",
+        "export": "/exports",
+        "keys": "/keys",
+        "sessions": "/sessions",
+        "webhooks": "/webhooks",
+        "holds": "/holds",
     }
 
 
