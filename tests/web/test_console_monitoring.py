@@ -198,7 +198,7 @@ def test_failures_are_grouped_by_code_with_explanation_and_examples(
     count_events(harness)
     browser = Browser(console).sign_in("auditor")
     page = browser.get("/failures?span=1h").text
-    assert "<strong>1</strong> conflict refused here" in page
+    assert "<strong>1</strong> was refused here" in page
     assert "<strong>1</strong> unexpected -35" in page
     for state, code in (("failed", "-41"), ("in_doubt", "-99")):
         binding = next(each for each in harness.service.search(state=state).data if each.provider_status == code)
