@@ -103,9 +103,10 @@ class Chromium:
         """Run a command of the Chrome DevTools protocol and return its result."""
         return self._request("POST", "goog/cdp/execute", {"cmd": name, "params": params})
 
-    def set_appearance(self, scheme: str, width: int = 1_280, height: int = 800) -> None:
-        """Set the colour scheme (light or dark) and the size of the window."""
-        self.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    def set_appearance(self, scheme: str, width: int = 1_280, height: int = 800, media: str = "screen") -> None:
+        """Set the colour scheme (light or dark), the size of the window, and the medium (screen or print)."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.command("Emulation.setEmulatedMedia", media=media, features=features)
         self.command(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
         )
