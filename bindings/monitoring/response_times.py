@@ -36,9 +36,9 @@ BOUNDS_S = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 class Share(NamedTuple):
-    """How many calls took at most `up_to_s` seconds, and more than the bound before; None is any longer time."""
+    """How many calls were answered within some seconds; None is after the longest of these times."""
 
-    up_to_s: float | None
+    within_s: float | None
     calls: int
 
 
@@ -65,12 +65,9 @@ class ResponseTimes:
 
     @property
     def shares(self) -> list[Share]:
-        """Return the calls by their response time, the shortest first."""
-        ends = [bisect_right(self.durations_s, bound_s) for bound_s in BOUNDS_S] + [self.calls]
-        bounds: list[float | None] = [*BOUNDS_S, None]
-        return [
-            Share(bound_s, end - begin) for bound_s, begin, end in zip(bounds, [0, *ends[:-1]], ends, strict=True)
-        ]
+        """Return how many calls were answered within each of `BOUNDS_S`, and how many took longer."""
+        within = [Share(bound_s, bisect_right(self.durations_s, bound_s)) for bound_s in BOUNDS_S]
+        return [*within, Share(None, self.calls - within[-1].calls)]
 
 
 def percentile(durations_s: Sequence[float], percent: int) -> float:

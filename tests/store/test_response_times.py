@@ -74,9 +74,9 @@ def test_sample_of_a_long_period_weighs_each_bind_equally(
     monkeypatch.setattr(module, "PER_PLACE", 5)
     times = response_times(database, TimeRange.MONTH.chart_range(NOON).period)
     assert (times.is_sample, times.requested, times.calls) == (True, 400, 100)
-    shares = {share.up_to_s: share.calls / times.calls for share in times.shares}
-    assert shares[3.0] == pytest.approx(BURST_BINDS / 400, abs=0.06)
-    assert shares[3.0] + shares[0.3] == 1
+    shares = {share.within_s: share.calls / times.calls for share in times.shares}
+    assert 1 - shares[1.0] == pytest.approx(BURST_BINDS / 400, abs=0.06)
+    assert (shares[3.0], shares[None]) == (1, 0)
 
 
 def test_period_with_few_binds_is_measured_completely(database: Database) -> None:
