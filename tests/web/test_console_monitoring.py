@@ -458,8 +458,8 @@ def test_long_list_continues_on_further_pages_without_loss(
         harness.service.reconcile(dry_run=True)
     browser = Browser(console).sign_in("auditor")
     for path, id_pattern in (
-        ("/doubts", r"/bindings/([0-9a-f-]{36})\""),
-        ("/reports", r"/reports/([0-9a-f-]{36})\""),
+        ("/doubts", r" href=\"/bindings/([0-9a-f-]{36})\""),
+        ("/reports", r" href=\"/reports/([0-9a-f-]{36})\""),
     ):
         ids, next_path = [], path
         while next_path:
