@@ -28,7 +28,7 @@ from bindings.provider.outcome import BindSucceeded
 from bindings.service import BindingService
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from multiprocessing.connection import Connection
     from multiprocessing.context import ForkServerProcess
 
@@ -62,7 +62,7 @@ def _compare(bench_db: BenchDatabase, sizes: Sizes, *, processes: int, protocol:
     program = _pgbench()
     if program is None:
         return Result(target=target, note="not measured: there is no pgbench on this machine")
-    with _fleet(bench_db.url, processes=processes, threads=CALLERS // processes) as fleet:
+    with start_fleet([bench_db.url] * processes, threads=CALLERS // processes) as fleet:
         fleet.bind(WARM_UP_S)
         try:
             rounds = interleave(
@@ -111,12 +111,13 @@ def _run_pgbench(program: str, url: str, seconds: float, protocol: str) -> Sampl
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Fleet:
+class Fleet:
     """Processes that bind for the number of seconds they receive, and send (binds, seconds, CPU seconds) back."""
 
     pipes: tuple[Connection, ...]
 
     def bind(self, seconds: float) -> Sample:
+        """Return the rate of binds of all processes together, and the CPU seconds of a process per bind."""
         for pipe in self.pipes:
             pipe.send(seconds)
         results = [_receive(pipe, seconds) for pipe in self.pipes]
@@ -133,19 +134,20 @@ def _receive(pipe: Connection, seconds: float) -> tuple[int, float, float]:
 
 
 @contextmanager
-def _fleet(url: str, *, processes: int, threads: int) -> Iterator[_Fleet]:
+def start_fleet(urls: Sequence[str], *, threads: int) -> Iterator[Fleet]:
+    """Yield a process for each database, which binds in `threads` threads; end the processes afterwards."""
     context = get_context("forkserver")  # which imports everything once
     pipes: list[Connection] = []
     started: list[ForkServerProcess] = []
     try:
-        for _ in range(processes):
+        for url in urls:
             parent_pipe, child_pipe = context.Pipe()
             process = context.Process(target=serve, args=(child_pipe, url, threads), daemon=True)
             process.start()
             child_pipe.close()
             pipes.append(parent_pipe)
             started.append(process)
-        yield _Fleet(pipes=tuple(pipes))
+        yield Fleet(pipes=tuple(pipes))
     finally:
         for pipe in pipes:
             pipe.close()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
 
 from benchmarks import bind
 from benchmarks.measure import Result, Target
+from benchmarks.servers import cpu_seconds
 from bindings.provider.client import ProviderClient
 
 if TYPE_CHECKING:
@@ -52,12 +51,8 @@ def _size(bench_db: BenchDatabase) -> int:
 def _server_cpu_s(bench_db: BenchDatabase) -> float | None:
     """Return the CPU seconds of this database's backends, or None if they run on another machine."""
     query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    ticks = 0
-    for (pid,) in bench_db.execute(query).fetchall():
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
-        except OSError:
-            return None
-        fields = stat.rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+    processes = [process_id for (process_id,) in bench_db.execute(query).fetchall()]
+    try:
+        return sum(map(cpu_seconds, processes))
+    except OSError:
+        return None

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -18,9 +19,16 @@ from tests.store.databases import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 START_S = 60.0
+
+
+def cpu_seconds(process_id: int, *, with_ended_children: bool = False) -> float:
+    """Return the CPU seconds of a process; raise `OSError` if it has ended, or is on another machine."""
+    stat = Path(f"/proc/{process_id}/stat").read_text(encoding="ascii")
+    fields = stat.rpartition(")")[2].split()
+    ticks = sum(map(int, fields[11 : 15 if with_ended_children else 13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def product_environment(**settings: str) -> dict[str, str]:
@@ -40,6 +48,15 @@ class KillableServer:
     ping: Callable[[], object]
     user: str | None = None
     _process: subprocess.Popen[bytes] | None = field(default=None)
+
+    @property
+    def cpu_s(self) -> float:
+        """Return the CPU seconds of the running server and of all processes that it has started."""
+        if self._process is None:
+            raise RuntimeError("the server is not running")
+        main = self._process.pid
+        children = Path(f"/proc/{main}/task/{main}/children").read_text(encoding="ascii").split()
+        return cpu_seconds(main, with_ended_children=True) + sum(cpu_seconds(int(child)) for child in children)
 
     def start(self) -> None:
         """Start the server on the data in its folder, and wait until it responds."""

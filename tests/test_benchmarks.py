@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
+from benchmarks.capacity import BindCost, simulate
 from benchmarks.plot import Curve, Plot
 from tests.store.databases import VARIABLE, Server
 
@@ -63,6 +65,7 @@ def test_quick_run_without_a_server_measures_sqlite_targets(tmp_path: Path) -> N
         pytest.param("churn,updates,P16", {"vacuum": 17, "P16": 1}, marks=pytest.mark.soak),
         pytest.param("retention,P10,P11", {"locks": 5, "P10": 2, "P11": 4}, marks=pytest.mark.soak),
         pytest.param("P4,cost,space,P13", {"P4": 4, "cost": 3, "space": 4, "P13": 2}, marks=pytest.mark.soak),
+        pytest.param("scale", {"scale": 7}, marks=pytest.mark.soak),
         pytest.param("P7,P14", {"P7": 2, "P8": 1, "P14": 14}, marks=pytest.mark.soak),
     ],
 )
@@ -74,6 +77,33 @@ def test_quick_run_with_a_server_measures_every_target(
     # P4 needs pgbench and 32 connections to spare, P13 a redis-server.
     assert all(None not in values for name, values in figures.items() if name not in {"P4", "P13"})
     assert len(list(tmp_path.glob("*.svg"))) == PLOTS.get(targets, 0)
+
+
+COST = BindCost(client_s=0.001, server_s=0.001, flush_s=0.0005, round_trip_s=0.0005, provider_s=0.1)
+
+
+@pytest.mark.parametrize("cores", [2, 8])
+def test_simulated_server_that_is_busy_makes_as_many_binds_as_its_cores_allow(cores: int) -> None:
+    capacity = simulate(COST, cores=cores, callers=500 * cores, binds=20_000)
+    assert capacity.rate == pytest.approx(cores / COST.server_s, rel=0.02)
+
+
+def test_simulated_callers_of_an_idle_server_wait_for_nothing_but_their_own_bind() -> None:
+    bookkeeping_s = COST.client_s + COST.server_s + 2 * (COST.flush_s + COST.round_trip_s)
+    capacity = simulate(COST, cores=64, callers=1, binds=2_000)
+    assert capacity.rate == pytest.approx(1 / (bookkeeping_s + COST.provider_s), rel=0.03)
+    assert capacity.median_s == pytest.approx(bookkeeping_s, rel=0.1)
+
+
+def test_simulated_flush_serves_all_statements_that_wait_for_it() -> None:
+    """One flush at a time for one statement each would allow 1 000 binds per second."""
+    slow_disk = replace(COST, flush_s=0.0005, server_s=0.0001)
+    assert simulate(slow_disk, cores=64, callers=1_000, binds=20_000).rate > 5_000
+
+
+def test_simulated_clients_on_the_server_use_its_cores() -> None:
+    together = simulate(replace(COST, client_on_server=True), cores=2, callers=1_000, binds=20_000)
+    assert together.rate == pytest.approx(2 / (COST.client_s + COST.server_s), rel=0.02)
 
 
 def test_plot_is_svg_with_a_polyline_per_curve() -> None:
