@@ -261,14 +261,17 @@ def _meter() -> Meter:
 
     from bindings import __version__
 
-    return metrics.get_meter("bindings", __version__, schema_url=SCHEMA_URL)
+    try:
+        return metrics.get_meter("bindings", __version__, schema_url=SCHEMA_URL)
+    except TypeError:  # an API before 1.21, installed by the host program
+        return metrics.get_meter("bindings", __version__)
 
 
 @cache
 def _histogram(name: str) -> Histogram:
     try:
         return _meter().create_histogram(name, unit="s", explicit_bucket_boundaries_advisory=BOUNDS_S)
-    except TypeError:  # an API before 1.30, which the host program has installed
+    except TypeError:  # an API before 1.30, installed by the host program
         return _meter().create_histogram(name, unit="s")
 
 

@@ -331,7 +331,7 @@ class WebhookSender:
             span.set_standard({"http.request.method": "POST", "http.response.status_code": response.status})
             span.set(webhook_id=target.webhook_id, binding_id=delivery.event.binding_id, kind=delivery.event.kind)
             if response.error is not None:
-                span.fail("no answer" if response.status is None else str(response.status))
+                span.fail("no_answer" if response.status is None else str(response.status))
         retry_s = None if response.error is None else _retry_s(delivery.attempts, response.retry_after_s)
         result = Result(delivery=delivery, status=response.status, error=response.error, retry_s=retry_s)
         _log.debug(

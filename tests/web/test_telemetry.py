@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from bindings import errors, logs, telemetry
+from bindings import __version__, errors, logs, telemetry
 from bindings.jobs.registry import JOBS
 from bindings.jobs.runner import JobRunner
 from bindings.provider import wire
@@ -208,6 +208,37 @@ def test_program_with_the_api_only_pays_for_no_span() -> None:
     assert telemetry.span("lookup") is telemetry.NO_SPAN
     assert telemetry.client_span("webhook deliver", parent=HEADER) is telemetry.NO_SPAN
     assert telemetry.request_span("GET", []) is telemetry.NO_SPAN
+
+
+def test_older_api_of_a_host_program_records_durations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The arguments that the API had in 1.15: a call must not fail because of its duration."""
+    recorded: list[tuple[str, float]] = []
+
+    class Histogram:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def record(self, seconds: float, _: object) -> None:
+            recorded.append((self.name, seconds))
+
+    class Meter:
+        def create_histogram(self, name: str, unit: str = "", description: str = "") -> Histogram:
+            assert (unit, description) == ("s", "")
+            return Histogram(name)
+
+    def get_meter(name: str, version: str = "", meter_provider: object = None) -> Meter:
+        assert (name, version, meter_provider) == ("bindings", __version__, None)
+        return Meter()
+
+    monkeypatch.setattr("opentelemetry.metrics.get_meter", get_meter)
+    for cached in (telemetry._meter, telemetry._histogram):
+        cached.cache_clear()
+    try:
+        telemetry.record_seconds("bindings.job", 1.5, {"task": "expire"})
+    finally:
+        for cached in (telemetry._meter, telemetry._histogram):
+            cached.cache_clear()
+    assert recorded == [("bindings.job", 1.5)]
 
 
 def test_request_is_a_server_span_named_by_its_route(serving: Running, spans: InMemorySpanExporter) -> None:
