@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from logging.config import fileConfig
+from typing import TYPE_CHECKING
 
 from alembic import context
 from sqlalchemy import Connection, inspect, text
@@ -19,6 +20,13 @@ from bindings.settings import load
 from bindings.store.engine import make_engine
 from bindings.store.schema import SEALED_PHONES, metadata
 from bindings.store.schema_version import refuse_code_before
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from alembic.runtime.migration import MigrationInfo
+
+    Record = Callable[[Connection, MigrationInfo], None]
 
 MIGRATION_LOCK = 0x62696E64_6D696772  # "bindmigr"
 LOCK_TIMEOUT = "5s"
@@ -45,7 +53,7 @@ def run(connection: Connection) -> None:
             transactional_ddl=True,  # also on SQLite, by the engine's BEGIN IMMEDIATE
             transaction_per_migration=postgres,  # SQLite: one transaction, so one write lock, for all migrations
             compare_type=True,
-            on_version_apply=lambda **_: hit("migrate.in_transaction"),
+            on_version_apply=lambda step, **_: record(step),
             compare_server_default=False,
             autogenerate_plugins=["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"],
         )
@@ -58,6 +66,14 @@ def run(connection: Connection) -> None:
             connection.execute(text(f"SELECT pg_advisory_unlock({MIGRATION_LOCK})"))
             connection.execute(text("RESET lock_timeout"))
             connection.commit()
+
+
+def record(step: MigrationInfo) -> None:
+    """Let the caller write what it records of a migration, in the transaction of that."""
+    hit("migrate.in_transaction")
+    write: Record | None = config.attributes.get("record")
+    if write is not None:
+        write(context.get_bind(), step)
 
 
 def refuse_code_that_cannot_read_phones(connection: Connection) -> None:

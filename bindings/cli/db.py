@@ -60,6 +60,7 @@ def downgrade(*, revision: str, dry_run: bool, lose_data: bool, processes_ended:
     the options confirm that. Back up first.
     """
     url = _url(as_json=as_json)
+    from bindings.domain.binding import Caller
     from bindings.store import downgrade as undo
 
     plan = undo.plan(url, revision)
@@ -73,7 +74,7 @@ def downgrade(*, revision: str, dry_run: bool, lose_data: bool, processes_ended:
         with options.rename_fields(lose_data="--lose-data", processes_ended="--processes-ended"):
             plan.require(lose_data=lose_data, processes_ended=processes_ended)
         with output.spinner("undoing migrations ...", as_json=as_json):
-            undo.run(url, plan)
+            undo.run(url, plan, Caller(actor=context.actor()))
     if as_json:
         output.emit(plan)
     elif not plan.migrations:

@@ -34,6 +34,7 @@ class Act(StrEnum):
     RETENTION_APPLIED = "retention.applied"
     PHONES_KEYS_CHANGED = "phones.keys_changed"
     PHONES_SEALED = "phones.sealed"
+    SCHEMA_DOWNGRADED = "schema.downgraded"
 
 
 class RestoreCause(StrEnum):
@@ -62,6 +63,7 @@ _WORDS = {
     Act.RETENTION_APPLIED: "limit of retention moved",
     Act.PHONES_KEYS_CHANGED: "phones written with other keys",
     Act.PHONES_SEALED: "all stored phones converted to the keys",
+    Act.SCHEMA_DOWNGRADED: "migration of the schema undone",
 }
 # The facts that a description names, in this order.
 _NAMED_FACTS = (
@@ -77,6 +79,7 @@ _NAMED_FACTS = (
     "key_id",
     "index_key",
     "data_key",
+    "migration",
 )
 
 

@@ -139,6 +139,15 @@ class Transaction:
             self.connection.execute(_SET_STATEMENT_TIMEOUT, {"timeout": f"{seconds}s"})
 
 
+def migration_transaction(connection: Connection) -> Transaction:
+    """Return the transaction of a migration that runs on a connection; on SQLite its instant is this host's."""
+    postgres = connection.dialect.name == "postgresql"
+    if not postgres:
+        _INSTANT.set(datetime.now(UTC))
+    dialect = SqlDialect(postgres=postgres, server_clock=postgres)
+    return Transaction(connection, dialect, attempt=1, started_at=time.monotonic())
+
+
 _READ_CLOCK = select(_SERVER_NOW)
 _WRITE_SOMETHING = select(cast(func.pg_logical_emit_message(literal_column("true"), "bindings", "again"), Text))
 _SET_STATEMENT_TIMEOUT = select(func.set_config("statement_timeout", bindparam("timeout"), literal_column("true")))

@@ -6,15 +6,18 @@ query, which finds a row if it is so.
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sqlalchemy import exc, text
 
+from bindings.domain.acts import Act
 from bindings.errors import Busy, FieldError, InvalidRequest, SchemaOutOfDate
-from bindings.store import migrations, replicas, schema_version
-from bindings.store.database import Database
+from bindings.store import events, migrations, replicas, schema_version
+from bindings.store.database import Database, migration_transaction
 from bindings.store.engine import make_engine
 from bindings.store.failures import RETRY_LATE_S, explain
 from bindings.store.schema import HEAD
@@ -22,11 +25,17 @@ from bindings.store.schema import HEAD
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from alembic.runtime.migration import MigrationInfo
     from alembic.script import Script
     from sqlalchemy import Connection
 
+    from bindings.domain.binding import Caller
+
+_log = logging.getLogger(__name__)
+
 VACUUM_WAIT = "5s"  # longer than the server's deadlock_timeout, after which an autovacuum gives way
 PREVIOUS = "previous"
+ACTS_SINCE = "0019"  # before it, a release reads no event of the kind `administered`
 OLDEST = "0008"  # before it, a schema does not say which code can work on it, nor which processes use it
 
 
@@ -93,8 +102,11 @@ def plan(database_url: str, revision: str) -> Downgrade:
     return Downgrade(before=before, revision=target, migrations=undone_migrations, processes=processes)
 
 
-def run(database_url: str, downgrade: Downgrade) -> None:
+def run(database_url: str, downgrade: Downgrade, caller: Caller) -> None:
     """Undo the migrations of `downgrade`, the newest first. Safe to repeat; `require` its confirmations first.
+
+    Each is logged, and recorded as an act of the caller in its own transaction, if the release of the older schema
+    reads such events.
 
     Each is undone as a whole or not at all. A table is waited for in steps of half a second, which other work does
     not notice; after a minute `Busy` says which revision was reached.
@@ -110,7 +122,9 @@ def run(database_url: str, downgrade: Downgrade) -> None:
             if engine.dialect.name == "postgresql":
                 _keep_vacuum_out(connection)
             config = migrations.config_of_scripts()
-            config.attributes.update(connection=connection, lock_timeout=LOCK_WAIT)
+            config.attributes.update(
+                connection=connection, lock_timeout=LOCK_WAIT, record=partial(_record, downgrade, caller)
+            )
             command.downgrade(config, downgrade.revision)
             connection.commit()
 
@@ -124,6 +138,20 @@ def run(database_url: str, downgrade: Downgrade) -> None:
         raise explain(error, engine.url).error() from error
     finally:
         engine.dispose()
+
+
+def _record(downgrade: Downgrade, caller: Caller, connection: Connection, step: MigrationInfo) -> None:
+    """Write the event of an undone migration, or only a log line if the older release does not read it."""
+    [revision] = step.destination_revision_ids
+    migration = {script.revision: script for script in downgrade.migrations}[str(step.up_revision_id)]
+    losses = "; ".join(migration.losses) or "nothing"
+    if revision >= ACTS_SINCE:
+        facts = {"migration": migration.revision, "revision": revision, "losses": migration.losses}
+        events.append_act(migration_transaction(connection), Act.SCHEMA_DOWNGRADED, caller, facts)
+        _log.info("%s undid migration %s, lost: %s", caller.actor, migration.revision, losses)
+    else:
+        message = "%s undid migration %s, lost: %s; it is no event, which versions of the older schema do not read"
+        _log.warning(message, caller.actor, migration.revision, losses)
 
 
 def _keep_vacuum_out(connection: Connection) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from bindings.domain.binding import Caller
 from bindings.store import downgrade, migrations
 from bindings.store.schema import HEAD
 from tests.acceptance.serving import ROOT, Command, Replica
@@ -53,7 +54,7 @@ class Release:
     def downgrade(self, revision: str) -> None:
         """Undo migrations of this release, whatever is lost with them."""
         if self.root == ROOT:
-            downgrade.run(self._url, downgrade.plan(self._url, revision))
+            downgrade.run(self._url, downgrade.plan(self._url, revision), Caller(actor="test"))
         else:
             self._run("downgrade", revision, "--lose-data", "--processes-ended")
 

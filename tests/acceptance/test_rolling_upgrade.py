@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
+from bindings.domain.binding import Caller
 from bindings.provider.simulator import Simulator
 from bindings.store import downgrade
 from bindings.store.downgrade import PREVIOUS
@@ -176,7 +177,7 @@ def test_this_release_and_the_one_before_replace_each_other_under_load(
     postgres_server: Server, postgres_template: str, tmp_path: Path
 ) -> None:
     url = postgres_server.create(template=postgres_template)
-    downgrade.run(url, downgrade.plan(url, PREVIOUS))
+    downgrade.run(url, downgrade.plan(url, PREVIOUS), Caller(actor="test"))
     counts = upgrade_and_roll_back(url, tmp_path, HEAD, replicas=1, clients=3, calls=10)
     postgres_server.drop(url)
     assert counts["409"] > 0, "the clients met in conflicts"

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from sqlalchemy import select
 
+from bindings.domain.acts import Act, describe
+from bindings.domain.binding import Caller
 from bindings.errors import Busy, InvalidRequest, SchemaOutOfDate
 from bindings.service import BindingService
-from bindings.store import downgrade, migration_locks, migrations
-from bindings.store.downgrade import OLDEST, PREVIOUS
+from bindings.store import downgrade, events, migration_locks, migrations, schema
+from bindings.store.downgrade import ACTS_SINCE, OLDEST, PREVIOUS
 from bindings.store.engine import make_engine
 from bindings.store.migrations import script_directory
 from bindings.store.schema import HEAD
@@ -35,6 +38,7 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
+CALLER = Caller(actor="cli:ann")
 AT = "2026-03-01T12:00:00.000000Z"
 BINDING_OF_EACH_LOSS: tuple[dict[str, Any], ...] = (
     {"max_expire_s": 3_600},
@@ -110,6 +114,37 @@ def test_processes_that_need_a_newer_schema_are_named(database_url: str, engine:
     assert downgrade.plan(database_url, PREVIOUS).processes == []
 
 
+def test_each_undone_migration_is_an_act_if_the_older_release_reads_it(
+    own_database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = make_engine(own_database_url)
+    _execute(engine, f"INSERT INTO bind_counts VALUES (60, '{AT}', 'a', '918806', 'failed', '-41', 1)")
+    path = [*script_directory().iterate_revisions(HEAD, "0017")]
+    last_act = next(script.down_revision for script in reversed(path) if script.revision > ACTS_SINCE)
+    downgrade.run(own_database_url, downgrade.plan(own_database_url, str(last_act)), CALLER)
+    with engine.connect() as connection:
+        recorded = events.read(connection, select(*events.COLUMNS).order_by(schema.events.c.position))
+    assert {(event.kind, event.actor) for event in recorded} == {("administered", "cli:ann")}
+    assert [event.detail["migration"] for event in recorded] == [
+        script.revision for script in path if script.revision > ACTS_SINCE
+    ]
+    [losing] = [event for event in recorded if event.detail["migration"] == "0021"]
+    assert losing.detail == {
+        "act": Act.SCHEMA_DOWNGRADED,
+        "migration": "0021",
+        "revision": "0020",
+        "losses": [*script_directory().get_revision("0021").module.LOSSES],
+    }
+    assert describe(losing.detail) == "migration of the schema undone: migration 0021"
+    assert not caplog.messages
+    downgrade.run(own_database_url, downgrade.plan(own_database_url, "0017"), CALLER)
+    assert len(_scalars(engine, "SELECT kind FROM events")) == len(recorded)
+    assert [message.partition(";")[0] for message in caplog.messages] == [
+        f"cli:ann undid migration {revision}, lost: nothing" for revision in (ACTS_SINCE, "0018")
+    ]
+    engine.dispose()
+
+
 @pytest.mark.postgres
 def test_downgrade_beside_a_long_read_blocks_no_other_reader(
     postgres_server: Server, postgres_template: str, monkeypatch: pytest.MonkeyPatch
@@ -123,7 +158,7 @@ def test_downgrade_beside_a_long_read_blocks_no_other_reader(
 
     def run() -> None:
         try:
-            downgrade.run(url, plan)
+            downgrade.run(url, plan, CALLER)
         except Busy as busy:
             refusals.append(busy)
 
@@ -137,7 +172,7 @@ def test_downgrade_beside_a_long_read_blocks_no_other_reader(
             reader.execute("SELECT count(*) FROM budgets")
         thread.join(300)
     assert "keeps a table locked; the schema is at 0020, and nothing more was done" in str(refusals[0])
-    downgrade.run(url, plan)
+    downgrade.run(url, plan, CALLER)
     assert migrations.current(url).revision == "0019"
     postgres_server.drop(url)
 
@@ -162,7 +197,7 @@ def test_provider_s_ends_are_lost_only_if_that_is_confirmed(own_database_url: st
     undo = downgrade.plan(own_database_url, "0010")
     with pytest.raises(InvalidRequest, match="lose_data is needed: this deletes the provider's end of bindings"):
         undo.require(lose_data=False, processes_ended=False)
-    downgrade.run(own_database_url, undo)
+    downgrade.run(own_database_url, undo, CALLER)
     assert migrations.current(own_database_url).revision == "0010"
     with pytest.raises(SchemaOutOfDate, match="run `bindings db upgrade`"):
         BindingService.open(database_url=own_database_url)
