@@ -7,6 +7,7 @@ import itertools
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -97,7 +98,7 @@ class Rollout:
         """Start a replica, and add it to the balancer when it is ready."""
         log = self.folder / f"serve-{next(self.numbers)}-{new.revision}.log"
         replica = self.running.enter_context(new.replica(log)).started()
-        assert _readiness(replica).status_code == 200, _readiness(replica).text
+        wait_for(lambda: _readiness(replica).ok)  # its first expire run has ended
         self.replicas.append(replica)
         self.load.urls.append(replica.url)
 
@@ -119,6 +120,10 @@ class Rollout:
 
 def _readiness(replica: Replica) -> requests.Response:
     return requests.get(replica.url + "/readyz", timeout=60)
+
+
+def _has_readiness(replica: Replica, text: str) -> bool:
+    return text in _readiness(replica).text
 
 
 def upgrade_and_roll_back(
@@ -151,7 +156,7 @@ def upgrade_and_roll_back(
             new.upgrade()
             for replica in rollout.replicas:
                 newer = f"at {revision}: newer than this version needs ({old.revision}), which can work on it"
-                assert newer in _readiness(replica).text
+                wait_for(partial(_has_readiness, replica, newer))  # it is cached for a second
             rollout.replace_all(new)
             rollout.replace_all(old)
             new.downgrade(old.revision)
