@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from bindings.aio import MAX_READS, READ_THREADS, THREADS_PER_BIND
 from bindings.errors import Busy
@@ -68,12 +68,14 @@ class Executors:
         Raises `ConcurrencyLimited` past the caller's share, and `Busy` if too many wait, or if it takes too long.
         """
         self._reads.take(caller)
+        timer = None
         try:
-            async with asyncio.timeout(READ_DEADLINE_S):
-                return await self._read_threads.run(caller, partial(function, *args, **kwargs))
-        except TimeoutError:
-            raise _slow_database() from None
+            running = self._read_threads.run(caller, partial(function, *args, **kwargs))
+            timer = running.get_loop().call_later(READ_DEADLINE_S, _give_up, running)
+            return await running
         finally:
+            if timer is not None:
+                timer.cancel()
             self._reads.give_back(caller)
 
     async def run_probe(
@@ -121,6 +123,12 @@ class Executors:
         self._provider_threads.shutdown(wait=True)
         self._read_threads.close()
         self._probe_threads.shutdown(wait=True)
+
+
+def _give_up(running: asyncio.Future[Any]) -> None:
+    """End the wait for a read; its thread goes on."""
+    if not running.done():
+        running.set_exception(_slow_database())
 
 
 def _slow_database() -> Busy:

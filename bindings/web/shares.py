@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import suppress
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bindings.errors import Busy
 from bindings.web.problems import ConcurrencyLimited
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import ThreadPoolExecutor
 
 Result = TypeVar("Result")
 
@@ -70,50 +74,101 @@ class Shares:
 
 
 class FairThreads:
-    """Threads that serve callers in turn: a caller runs on its share of them, and waits with what exceeds it."""
+    """Threads that serve callers in turn: a caller runs on its share of them, and waits with what exceeds it.
+
+    A thread is started when a call finds none that is free, and stays until `close`. They are not those of
+    `concurrent.futures`: handing a call over to these and its result back takes a third of the time.
+    """
 
     def __init__(self, count: int, *, thread_name: str) -> None:
-        self._threads = ThreadPoolExecutor(count, thread_name_prefix=thread_name)
         self._shares = Shares("threads", count)
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the caller whose turn it is first
+        self._waiting: dict[str, deque[_Call]] = {}  # the caller whose turn it is first
+        self._thread_name = thread_name
+        self._threads: list[threading.Thread] = []
+        self._begun: SimpleQueue[_Call | None] = SimpleQueue()
 
-    async def run(self, caller: str, call: Callable[[], Result]) -> Result:
-        """Return what `call` returns. A call that has begun runs to its end even if this is cancelled."""
-        await self._wait_for_turn(caller)
-        running = submit(self._threads, call)
-        running.add_done_callback(lambda _: self._end(caller))  # the thread is busy until then
-        return await asyncio.shield(running)
+    def run(self, caller: str, call: Callable[[], Result]) -> asyncio.Future[Result]:
+        """Return the future of what `call` returns. A call that has begun runs to its end even if it is cancelled.
+
+        The call has the context of this task: it carries the request id for log lines.
+        """
+        result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        queued = _Call(caller, partial(contextvars.copy_context().run, call), result, self._end)
+        if self._shares.has_place(caller):
+            self._begin(queued)
+        else:
+            self._waiting.setdefault(caller, deque()).append(queued)
+        return result
 
     def close(self) -> None:
         """Wait for the calls that run."""
-        self._threads.shutdown(wait=True)
+        for _ in self._threads:
+            self._begun.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
 
-    async def _wait_for_turn(self, caller: str) -> None:
-        if self._shares.has_place(caller):
-            self._shares.add(caller)
-            return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(caller, deque()).append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if not turn.cancelled():  # its turn came at the same moment
-                self._end(caller)
-            raise
+    def _begin(self, call: _Call) -> None:
+        self._shares.add(call.caller)
+        if self._shares.in_use > len(self._threads):
+            name = f"{self._thread_name}_{len(self._threads)}"
+            thread = threading.Thread(target=_work, args=(self._begun,), name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._begun.put(call)
 
     def _end(self, caller: str) -> None:
         self._shares.give_back(caller)
         for waiting in list(self._waiting):
-            turns = self._waiting[waiting]
-            while turns and turns[0].done():  # cancelled
-                turns.popleft()
-            if turns and not self._shares.has_place(waiting):
+            calls = self._waiting[waiting]
+            while calls and calls[0].result.done():  # cancelled
+                calls.popleft()
+            if calls and not self._shares.has_place(waiting):
                 continue  # its turn stays the next one
             del self._waiting[waiting]
-            if turns:
-                self._shares.add(waiting)
-                turns.popleft().set_result(None)
-                self._waiting[waiting] = turns  # behind the others
+            if calls:
+                self._begin(calls.popleft())
+                self._waiting[waiting] = calls  # behind the others
+
+
+class _Call:
+    """A call on its way to a thread and back; `end` is called in the event loop when the thread is free again."""
+
+    __slots__ = ("_call", "_end", "_loop", "caller", "result")
+
+    def __init__(
+        self, caller: str, call: Callable[[], Any], result: asyncio.Future[Any], end: Callable[[str], None]
+    ) -> None:
+        self.caller = caller
+        self.result = result
+        self._call = call
+        self._end = end
+        self._loop = result.get_loop()
+
+    def run(self) -> None:
+        """Run the call in this thread, and give its result or its exception to the event loop."""
+        try:
+            deliver = partial(self._deliver, self._call(), None)
+        except BaseException as error:  # noqa: BLE001 -- it is raised where the result is awaited
+            deliver = partial(self._deliver, None, error)
+        with suppress(RuntimeError):  # the event loop is closed
+            self._loop.call_soon_threadsafe(deliver)
+
+    def _deliver(self, value: Any, error: BaseException | None) -> None:
+        self._end(self.caller)
+        if self.result.done():  # cancelled
+            return
+        if error is None:
+            self.result.set_result(value)
+        else:
+            self.result.set_exception(error)
+
+
+def _work(begun: SimpleQueue[_Call | None]) -> None:
+    """Run the calls of a queue until there is None; keep no reference to one that has ended."""
+    while (call := begun.get()) is not None:
+        call.run()
+        del call
 
 
 def submit(threads: ThreadPoolExecutor, call: Callable[[], Result]) -> asyncio.Future[Result]:

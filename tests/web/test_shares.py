@@ -88,9 +88,9 @@ def test_threads_serve_callers_in_turn_and_never_wait_for_one_caller() -> None:
 
     async def scenario() -> None:
         threads = FairThreads(4, thread_name="test")
-        greedy = [asyncio.create_task(threads.run("one", lambda: block("one"))) for _ in range(20)]
+        greedy = [threads.run("one", lambda: block("one")) for _ in range(20)]
         await until(lambda: len(order) == 3)
-        modest = [asyncio.create_task(threads.run("two", lambda: block("two"))) for _ in range(3)]
+        modest = [threads.run("two", lambda: block("two")) for _ in range(3)]
         await until(lambda: "two" in order)
         assert order == ["one"] * 3 + ["two"]
         assert len(threads._waiting["one"]) == 17
@@ -113,7 +113,7 @@ def test_call_that_is_given_up_while_it_waits_or_runs_keeps_no_thread() -> None:
 
     async def scenario() -> None:
         threads = FairThreads(2, thread_name="test")
-        tasks = [asyncio.create_task(threads.run("one", block)) for _ in range(5)]
+        tasks = [threads.run("one", block) for _ in range(5)]
         await until(lambda: bool(begun))
         for task in tasks:
             task.cancel()
@@ -124,6 +124,35 @@ def test_call_that_is_given_up_while_it_waits_or_runs_keeps_no_thread() -> None:
         assert await threads.run("one", lambda: 7) == 7
         assert len(begun) == 1
         threads.close()
+
+    asyncio.run(scenario())
+
+
+def test_exception_of_a_call_is_raised_where_its_result_is_awaited() -> None:
+    async def scenario() -> None:
+        threads = FairThreads(2, thread_name="test")
+        with pytest.raises(ZeroDivisionError):
+            await threads.run("one", lambda: 1 // 0)
+        assert await threads.run("one", lambda: 7) == 7
+        assert threads._shares.in_use == 0
+        threads.close()
+
+    asyncio.run(scenario())
+
+
+def test_threads_are_as_many_as_calls_ran_at_a_time_and_end_with_close() -> None:
+    async def scenario() -> None:
+        threads = FairThreads(16, thread_name="counted")
+        for _ in range(5):
+            await threads.run("one", lambda: 7)
+        assert len(threads._threads) == 1
+        release = threading.Event()
+        running = [threads.run("one", lambda: release.wait(300)) for _ in range(3)]
+        assert len(threads._threads) == 3
+        release.set()
+        await asyncio.gather(*running)
+        threads.close()
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("counted")]
 
     asyncio.run(scenario())
 
