@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bindings import telemetry
@@ -115,7 +114,7 @@ class BindingService:
         `key_id` is the id of the API key that acts, for the history: two keys of one name are one actor.
         """
         caller = validation.caller(actor=actor or self.runtime.caller.actor, request_id=request_id, key_id=key_id)
-        return type(self)(replace(self.runtime, caller=caller))
+        return type(self)(self.runtime.for_caller(caller))
 
     def close(self) -> None:
         """Close every connection; later calls are `Busy` and do nothing. Safe to repeat.

@@ -30,9 +30,9 @@ class Role(StrEnum):
     ROUTER = "router"
 
 
-def allows(role: str, permission: Permission) -> bool:
-    """Return whether a role includes the permission. A role that only a later release knows includes none."""
-    return permission in _ALLOWED.get(role, frozenset())
+def allows(role: str, *permissions: Permission) -> bool:
+    """Return whether a role includes at least one permission. A role that only a later release knows has none."""
+    return not _ALLOWED.get(role, frozenset()).isdisjoint(permissions)
 
 
 _ALLOWED: dict[str, frozenset[Permission]] = {

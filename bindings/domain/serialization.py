@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from datetime import UTC, datetime
 from enum import Enum
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -35,12 +36,17 @@ def to_plain(value: Any, *, revealed: bool = False) -> Any:
 
 def fields(record: Any) -> dict[str, Any]:
     """Return the values of a dataclass instance by name, not converted."""
-    return {name: getattr(record, name) for name in field_names(record)}
+    return {name: getattr(record, name) for name in _names(record.__class__)}
 
 
 def field_names(record: Any) -> list[str]:
     """Return the names of the fields of a dataclass or its instance, in order."""
-    return [field.name for field in dataclasses.fields(record)]
+    return list(_names(record if isinstance(record, type) else record.__class__))
+
+
+@cache
+def _names(record_type: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(record_type))
 
 
 def instant(at: datetime) -> str:

@@ -64,7 +64,7 @@ def unbind_all(
     """
     client = runtime.require_client()
     if runtime.caller.request_id is None:  # the events of one call have one request id
-        runtime = replace(runtime, caller=replace(runtime.caller, request_id=str(uuid7())))
+        runtime = runtime.for_caller(replace(runtime.caller, request_id=str(uuid7())))
 
     def work(tx: Transaction) -> tuple[list[Binding], bool]:
         now = runtime.clocks.trusted_instant(tx.instant())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from bindings.domain.binding import Caller
 from bindings.web import problems
 
 if TYPE_CHECKING:
@@ -57,9 +58,9 @@ class ServiceRequest:
     def service(self) -> BindingService:
         """The service in the principal's name: actor, key and request id go into the history."""
         principal = self.require_principal
-        return self.app_state.service.as_caller(
-            actor=principal.actor, request_id=self.request_id, key_id=principal.key_id
-        )
+        caller = Caller(actor=principal.actor, request_id=self.request_id, key_id=principal.key_id)
+        service = self.app_state.service
+        return type(service)(service.runtime.for_caller(caller))
 
     def allowed_methods(self) -> set[str]:
         """Return the methods that the path of the request has."""

@@ -18,7 +18,7 @@ from bindings.access.sessions import Search
 from bindings.domain.binding import Binding
 from bindings.domain.phone import MAX_DIGITS, Phone
 from bindings.domain.roles import Permission
-from bindings.domain.serialization import field_names, fields, to_plain
+from bindings.domain.serialization import field_names, to_plain
 from bindings.domain.text import has_control_characters
 from bindings.errors import FieldError, InvalidRequest
 from bindings.validation import requests as validation
@@ -156,7 +156,7 @@ async def export(request: Request[Any, Any, Any]) -> PageResponse:
         if reason is not None and rows:
             service.reveal([binding.id for binding, _ in rows], reason=reason, what="export of search results")
         for binding, relation in rows:
-            yield {"relation": relation} | fields(context.require_principal.redact_binding(binding))
+            yield {"relation": relation} | context.require_principal.binding_fields(binding)
 
     narrowed: dict[str, Any] = {"words": search.words}
     if number is not None:
