@@ -33,6 +33,7 @@ LEVEL_VARIABLE = "BINDINGS_LOG_LEVEL"
 FORMAT_VARIABLE = "BINDINGS_LOG_FORMAT"
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 FORMATS = ("text", "json")
+SHORTEST_NUMBER = 7  # digits
 # Digits on their own: not a part of an id, a time, a version or an address.
 LONG_NUMBER = re.compile(r"(?<![\w-])(?<![0-9][.:])\+?([0-9]{7,20})(?![\w-]|[.:][0-9])")
 FRAMES = 4  # of a traceback, the innermost
@@ -176,5 +177,5 @@ def innermost_frames(error: BaseException) -> str:
 def mask_phones(entry: Entry) -> None:
     """Mask all digits in an entry that may be a phone number."""
     for name, value in entry.items():
-        if isinstance(value, str):
+        if isinstance(value, str) and len(value) >= SHORTEST_NUMBER:
             entry[name] = LONG_NUMBER.sub(lambda match: mask(match[1]), value)

@@ -52,6 +52,11 @@ def parse_traceparent(header: str) -> str | None:
     return f"00-{trace_id}-{span_id}-{int(flags, 16) & _KNOWN_FLAGS:02x}"
 
 
+def is_recorded() -> bool:
+    """Return whether the program has OpenTelemetry, which may export what is recorded here."""
+    return API in sys.modules
+
+
 def traceparent() -> str | None:
     """Return the `traceparent` of the current span, or of the request; None if there is neither."""
     if API in sys.modules:

@@ -19,6 +19,7 @@ from bindings.logs import innermost_frames
 from bindings.web import problems
 from bindings.web.api import openapi, ops_routes, routes
 from bindings.web.console import router
+from bindings.web.direct_calls import DirectCalls
 from bindings.web.middleware import RequestMiddleware
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def application(app_state: AppState) -> RequestMiddleware:
     """Return the application that a server runs."""
     inner = copy(_without_state())
     inner.state = State({"app_state": app_state, "openapi_document": openapi.document_bytes})
-    return RequestMiddleware(inner, app_state.metrics)  # type: ignore[arg-type]  # ASGI's own types differ in name only
+    return RequestMiddleware(DirectCalls(inner, error_response), app_state.metrics)
 
 
 @cache
@@ -39,17 +40,24 @@ def _without_state() -> Litestar:
     """Build the routes once in a process: the framework takes longer for it than for all else at the start."""
     return Litestar(
         route_handlers=[routes.router(), ops_routes.router(), router.router()],
-        exception_handlers={
-            BindingsError: _error_response,
-            HTTPException: _framework_error,
-            Exception: _unexpected_error,
-        },
+        exception_handlers={Exception: error_response},
         openapi_config=None,
         logging_config=None,
     )
 
 
-def _error_response(request: Request[Any, Any, Any], error: BindingsError) -> Response[Any]:
+def error_response(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    """Return the response of an exception."""
+    match error:
+        case BindingsError():
+            return _problem(request, error)
+        case HTTPException():
+            return _framework_error(request, error)
+        case _:
+            return _unexpected_error(request, error)
+
+
+def _problem(request: Request[Any, Any, Any], error: BindingsError) -> Response[Any]:
     if isinstance(error, problems.ConcurrencyLimited):
         request.app.state.app_state.metrics.record_concurrency_limited(error.limit_name)
     if isinstance(error, problems.BudgetUsedUp):
@@ -75,7 +83,7 @@ def _framework_error(request: Request[Any, Any, Any], error: HTTPException) -> R
             mapped = problems.Malformed()
         case _:
             return _unexpected_error(request, error)
-    response = _error_response(request, mapped)
+    response = _problem(request, mapped)
     allowed = (error.headers or {}).get("allow")
     if allowed is not None:
         response.headers["Allow"] = allowed
@@ -85,4 +93,4 @@ def _framework_error(request: Request[Any, Any, Any], error: HTTPException) -> R
 def _unexpected_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     """Log the type and the place of an unexpected exception, never its text: that may carry a phone number."""
     _log.error("unexpected", kind=type(error).__name__, place=innermost_frames(error))
-    return _error_response(request, problems.InternalError())
+    return _problem(request, problems.InternalError())

@@ -11,15 +11,17 @@ tests/web/test_http_protocol.py, which names every part.
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from uuid_utils import uuid7
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from bindings.errors import Busy
 from bindings.web import problems
 from bindings.web.proxies import UNKNOWN
+from bindings.web.responses import EXCHANGE
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,6 +34,7 @@ MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 100
 MAX_BYTES_AROUND_BODY = 1024 * 1024  # a byte in a chunk of its own takes seven
 RETRY_AFTER_S = 2
+INVALID_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
@@ -97,6 +100,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._in_head = False
         self._received = 0
         super().on_headers_complete()
+        if not self.transport.is_closing():
+            self.cycle.scope["extensions"] = {EXCHANGE: UvicornExchange(self.cycle)}
 
     def on_body(self, body: bytes) -> None:
         """Do not count the bytes of the body: `middleware` does."""
@@ -182,3 +187,39 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         ]
         self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
         self.transport.close()
+
+
+class UvicornExchange:
+    """One request and its response, past the messages of ASGI: uvicorn writes the head and the body separately.
+
+    It does what `receive` and `send` of uvicorn's cycle do for a body and a response that are complete.
+    """
+
+    __slots__ = ("_cycle",)
+
+    def __init__(self, cycle: Any) -> None:
+        self._cycle = cycle
+
+    def has_body(self) -> bool:
+        """Return whether the body was received completely."""
+        return not self._cycle.more_body
+
+    async def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send a complete response in one write; `headers` has its length."""
+        cycle = self._cycle
+        if cycle.flow.write_paused and not cycle.disconnected:
+            await cycle.flow.drain()
+        if cycle.disconnected:
+            return
+        if INVALID_VALUE.search(b"".join([value for _, value in headers])):
+            raise ValueError("a header of the response has a control character")
+        lines = [b"%b: %b\r\n" % header for header in (*cycle.default_headers, *headers)]
+        if not cycle.keep_alive:
+            lines.append(b"connection: close\r\n")
+        content = b"" if cycle.scope["method"] == "HEAD" else body
+        cycle.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", content)))
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()

@@ -61,6 +61,7 @@ class Metrics:
             buckets=FAST,
             registry=self.registry,
         )
+        self._request_series: dict[tuple[str, str, int], Histogram] = {}
         self._binds = Counter(
             "bindings_binds",
             "Binds and replaces requested from this process, by outcome and provider status",
@@ -114,7 +115,10 @@ class Metrics:
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request; status 0 means that the client disconnected before a response."""
-        self._requests.labels(method, route, str(status)).observe(seconds)
+        labels = method, route, status
+        if labels not in self._request_series:
+            self._request_series[labels] = self._requests.labels(method, route, str(status))
+        self._request_series[labels].observe(seconds)
 
     def record_bind(self, *, replayed: bool) -> None:
         """Count a successful bind, or its replay."""

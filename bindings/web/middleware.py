@@ -21,12 +21,14 @@ from bindings import telemetry
 from bindings.errors import BindingsError
 from bindings.web import problems
 from bindings.web.http_protocol import MAX_HEAD_BYTES
+from bindings.web.responses import COMPLETE_RESPONSE, EXCHANGE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from bindings.telemetry import Span
     from bindings.web.metrics import Metrics
+    from bindings.web.responses import Exchange
 
     Message = dict[str, Any]
     Scope = dict[str, Any]
@@ -46,6 +48,7 @@ FORM = re.compile(r"application/x-www-form-urlencoded\s*(;\s*charset=\"?utf-8\"?
 SINGLE_HEADERS = frozenset(
     (b"authorization", b"content-encoding", b"content-length", b"content-type", b"host", b"transfer-encoding")
 )
+HOST = re.compile(rb"[0-9A-Za-z!$&'()*+,;=\-._~:\[\]@%]*\Z")
 INVALID_PATH = re.compile(rb"[\x00-\x1f\x7f]|//|[^/]{256}")  # no route: a control character, a second
 # spelling of a path, or a part that is too long for the name of a file
 RESPONSE_HEADERS = (
@@ -88,7 +91,7 @@ class RequestMiddleware:
         scope, receiver = context.scope, _BodyReceiver(receive)
         try:
             _check_head(scope, headers)
-            body = await _read_body(headers, receiver)
+            body = await _read_body(scope, headers, receiver)
             _check_media_type(scope["path"], headers, body)
         except BindingsError as error:
             await context.refuse(error)
@@ -107,7 +110,8 @@ class RequestMiddleware:
         self._metrics.request(context.method, route, context.status, elapsed)
         if route in UNLOGGED_ROUTES:
             return
-        context.describe(span, route, elapsed)
+        if telemetry.is_recorded():
+            context.describe(span, route, elapsed)
         principal = context.scope["state"].get("principal")
         _log.info(
             "request",
@@ -149,14 +153,26 @@ class _RequestContext:
         telemetry.record_seconds("http.server.request.duration", elapsed_s, attributes)
 
     async def send(self, message: Message) -> None:
-        """Send a part of the response, with the headers that every response has."""
-        if message["type"] == "http.response.start":
+        """Send a part of the response, or all of it, with the headers that every response has."""
+        if message["type"] in ("http.response.start", COMPLETE_RESPONSE):
             self.status = message["status"]
             defaults = (*RESPONSE_HEADERS, (b"x-request-id", self.request_id.encode()))
             present = {name.lower() for name, _ in message["headers"]}
             added = [(name, value) for name, value in defaults if name not in present]
             message = {**message, "headers": [*message["headers"], *added]}
-        await self._send(message)
+        if message["type"] == COMPLETE_RESPONSE:
+            await self._send_complete(message)
+        else:
+            await self._send(message)
+
+    async def _send_complete(self, message: Message) -> None:
+        """Send a complete response, in one write if the server can."""
+        exchange = _exchange(self.scope)
+        if exchange is not None:
+            await exchange.respond(message["status"], message["headers"], message["body"])
+            return
+        await self._send({**message, "type": "http.response.start"})
+        await self._send({"type": "http.response.body", "body": message["body"]})
 
     async def refuse(self, error: BindingsError) -> None:
         """Send a problem object as the response, which `end` completes; no route has seen the request."""
@@ -198,33 +214,46 @@ class _BodyReceiver:
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
+def _exchange(scope: Scope) -> Exchange | None:
+    exchange: Exchange | None = scope.get("extensions", {}).get(EXCHANGE)
+    return exchange
+
+
 def _request_id(headers: dict[bytes, bytes]) -> str:
-    sent_id = headers.get(b"x-request-id", b"").decode("latin-1")
+    if b"x-request-id" not in headers:
+        return str(uuid7())
+    sent_id = headers[b"x-request-id"].decode("latin-1")
     without_phone = GENERATED_ID.match(sent_id) or not MAYBE_A_PHONE.search(sent_id)
     return sent_id if without_phone and REQUEST_ID.match(sent_id) else str(uuid7())
 
 
 def _check_head(scope: Scope, headers: dict[bytes, bytes]) -> None:
     """Refuse a head that is too large, has too many fields, or may be parsed by two servers in two ways."""
-    names = [name for name, _ in scope["headers"] if name in SINGLE_HEADERS]
-    if len(names) != len(set(names)):
-        raise problems.Malformed("a header that must not be repeated is repeated; nothing was done")
+    if len(headers) != len(scope["headers"]):
+        names = [name for name, _ in scope["headers"] if name in SINGLE_HEADERS]
+        if len(names) != len(set(names)):
+            raise problems.Malformed("a header that must not be repeated is repeated; nothing was done")
     if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
         raise problems.Malformed("the only accepted transfer encoding is chunked; nothing was done")
-    size = sum(len(name) + len(value) for name, value in scope["headers"])
+    size = sum([len(name) + len(value) for name, value in scope["headers"]])
     if size + len(scope["raw_path"]) + len(scope["query_string"]) > MAX_HEAD_BYTES:
         raise problems.HeadTooLarge
+    if not HOST.match(headers.get(b"host", b"")):
+        raise problems.Malformed
     if INVALID_PATH.search(scope["path"].encode(errors="replace")):
         raise problems.NoSuchPath
     if scope["query_string"].count(b"&") >= problems.MAX_FIELDS:
         raise problems.too_many_fields("query")
 
 
-async def _read_body(headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
+async def _read_body(scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
     """Return the body, or None if the client disconnected before its end."""
     length = headers.get(b"content-length", b"0")
     if length.isdigit() and int(length) > MAX_BODY_BYTES:
         raise problems.TooLarge
+    exchange = _exchange(scope)
+    if exchange is not None and exchange.has_body():
+        return await _join_parts(receive)
     try:
         async with asyncio.timeout(BODY_DEADLINE_S):
             return await _join_parts(receive)

@@ -329,10 +329,10 @@ def test_unexpected_exception_returns_a_problem_without_its_text(
 
 
 def test_document_describes_exactly_the_routes(running: Running) -> None:
-    inner = app.application(running.app_state)._app
+    inner = app.application(running.app_state)._app._app  # type: ignore[attr-defined]
     routes = {
         (method.lower(), route.path_format)
-        for route in inner.routes  # type: ignore[attr-defined]
+        for route in inner.routes
         for handler in route.route_handlers
         if isinstance(handler, HTTPRouteHandler) and handler.fn.__module__ in (api.__name__, ops_routes.__name__)
         for method in handler.http_methods

@@ -6,7 +6,7 @@ import time
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from litestar import MediaType, Request, Response, Router, get
+from litestar import Request, Router, get
 from litestar.static_files import create_static_files_router
 
 from bindings.domain.roles import Permission
@@ -18,11 +18,10 @@ from bindings.web.api import samples, schemas
 from bindings.web.api.operations import AUTH_PROBLEMS, COMMON_PROBLEMS, Operation, ResponseDoc
 from bindings.web.api.routes import authenticate
 from bindings.web.api.serializers import json_response
+from bindings.web.responses import ApiResponse
 
 if TYPE_CHECKING:
     from bindings.web.state import AppState
-
-ApiResponse = Response[bytes]
 
 DOCS = files("bindings.web") / "docs"
 # The vendored page puts styles into attributes and images into data URLs; its script and style sheet are files.
@@ -80,9 +79,9 @@ async def readyz(request: Request[Any, Any, Any]) -> ApiResponse:
         return json_response({"status": "ok", "checks": visible_checks})
     error = problems.NotReady(f"not ready: {reasons}")
     body = error.problem() | {"request_id": request.scope["state"]["request_id"], "checks": visible_checks}
-    return Response(
-        json_response(body).content,
-        status_code=error.http_status,
+    return ApiResponse(
+        content=json_response(body).content,
+        status=error.http_status,
         headers=problems.headers(error),
         media_type=problems.MEDIA_TYPE,
     )
@@ -183,7 +182,7 @@ async def metrics_endpoint(request: Request[Any, Any, Any]) -> ApiResponse:
     """Show the metrics in Prometheus' text format."""
     app_state: AppState = request.app.state.app_state
     await refresh_metrics(app_state)
-    return Response(app_state.metrics.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
+    return ApiResponse(content=app_state.metrics.text(), media_type=metrics.CONTENT_TYPE)
 
 
 @get(
@@ -199,7 +198,7 @@ async def metrics_endpoint(request: Request[Any, Any, Any]) -> ApiResponse:
 )
 async def document(request: Request[Any, Any, Any]) -> ApiResponse:
     """Show the OpenAPI document. `application` provides it: it describes the routes of this module too."""
-    return Response(request.app.state.openapi_document(), media_type="application/json")
+    return ApiResponse(content=request.app.state.openapi_document())
 
 
 @get(
@@ -216,7 +215,11 @@ async def document(request: Request[Any, Any, Any]) -> ApiResponse:
 async def docs() -> ApiResponse:
     """Show the document as a page from which calls can be tried; it loads nothing from other hosts."""
     page = (DOCS / "index.html").read_bytes()
-    return Response(page, media_type=MediaType.HTML, headers={"Content-Security-Policy": DOCS_POLICY})
+    return ApiResponse(
+        content=page,
+        media_type="text/html; charset=utf-8",
+        headers={"Content-Security-Policy": DOCS_POLICY},
+    )
 
 
 def router() -> Router:

@@ -46,6 +46,7 @@ from bindings.web.api.serializers import (
 )
 from bindings.web.phone_questions import record_question
 from bindings.web.request import ServiceRequest
+from bindings.web.responses import ApiResponse  # noqa: TC001 -- the framework reads the annotations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
     from bindings.web.phone_questions import HeldAnswers
     from bindings.web.state import AppState
 
-ApiResponse = Response[bytes]
 Params = ParamSpec("Params")
 
 KEY_HEADER = "Idempotency-Key"
@@ -226,7 +226,7 @@ async def _run_bind(
 
 def _accepted(unknown: errors.OutcomeUnknown, principal: Principal) -> ApiResponse:
     """Return the binding whose outcome is not known; of a replace, with whether the predecessor has ended."""
-    extra = None
+    extra: dict[str, Any] = {}
     if unknown.predecessor_ended is not None:
         extra = {"predecessor_ended": unknown.predecessor_ended, "detail": str(unknown)}
     body = binding_json(unknown.binding, principal, extra=extra)

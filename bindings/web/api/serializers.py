@@ -6,11 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from litestar import Response
 
 from bindings.domain.hold import visible_holds
 from bindings.domain.phone import Phone
-from bindings.domain.serialization import fields
+from bindings.web.responses import ApiResponse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,25 +33,23 @@ def _show_phone(value: Any) -> str:
 
 _MASKED = msgspec.json.Encoder(enc_hook=mask_phone)
 _IN_FULL = msgspec.json.Encoder(enc_hook=_show_phone)
+_NO_FIELDS: Mapping[str, Any] = {}
 
 
-def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response[bytes]:
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> ApiResponse:
     """Return a response with the value as its body; phones in it are masked."""
-    return Response(
-        _MASKED.encode(value), status_code=status, headers=dict(headers or {}), media_type="application/json"
-    )
+    return ApiResponse(content=_MASKED.encode(value), status=status, headers=headers or {})
 
 
 def binding_json(
-    binding: Binding, principal: Principal, *, revealed: bool = False, extra: dict[str, Any] | None = None
+    binding: Binding, principal: Principal, *, revealed: bool = False, extra: Mapping[str, Any] = _NO_FIELDS
 ) -> msgspec.Raw:
     """Encode a binding for the principal; phones in full if `revealed` or if the principal sent them.
 
     `extra` are further fields of the object.
     """
     encoder = _IN_FULL if revealed or principal.sees_phones(binding) else _MASKED
-    redacted = principal.redact_binding(binding)
-    return msgspec.Raw(encoder.encode(fields(redacted) | extra if extra else redacted))
+    return msgspec.Raw(encoder.encode({**principal.binding_fields(binding), **extra}))
 
 
 def bindings_json(
