@@ -30,9 +30,14 @@ _log = structlog.get_logger("bindings.web")
 
 def application(app_state: AppState) -> RequestMiddleware:
     """Return the application that a server runs."""
-    inner = copy(_without_state())
-    inner.state = State({"app_state": app_state, "openapi_document": openapi.document_bytes})
-    return RequestMiddleware(DirectCalls(inner, error_response), app_state.metrics)
+    return RequestMiddleware(DirectCalls(framework(app_state), error_response), app_state.metrics)
+
+
+def framework(app_state: AppState) -> Litestar:
+    """Return the framework's application, which has every route."""
+    app = copy(_without_state())
+    app.state = State({"app_state": app_state, "openapi_document": openapi.document_bytes})
+    return app
 
 
 @cache

@@ -70,7 +70,7 @@ def test_no_call_shows_or_changes_a_binding_of_another_application(running: Runn
 
 
 def test_no_form_of_the_console_is_accepted_without_the_token_of_its_session(running: Running) -> None:
-    application: Any = app.application(running.app_state)._app
+    application: Any = app.framework(running.app_state)
     documented = {path for _, path in openapi.operations()}
     forms = [route.path_format for route in application.routes if "POST" in route.methods]
     paths = [path.format_map(_Ids()) for path in forms if path not in documented]

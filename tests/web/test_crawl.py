@@ -131,7 +131,7 @@ def test_R9_no_page_form_or_call_fails_or_shows_a_phone_to_a_role_that_may_not_s
 ) -> None:
     caplog.set_level(logging.INFO, logger="bindings")
     assert seed_states.missing(states) == {}
-    routes = console_routes(app.application(running.app_state)._app)
+    routes = console_routes(app.framework(running.app_state))
     crawls = start(running, states, is_thorough=is_thorough)
     for crawl in crawls:
         crawl_all(crawl, states, routes)

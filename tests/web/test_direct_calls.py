@@ -96,7 +96,7 @@ def test_response_is_that_of_the_framework(listening: Running, method: str, path
     async def scenario() -> list[tuple[Answer, Answer]]:
         app_state = AppState(listening.service, local_admin=False)
         direct = app.application(app_state)
-        framework = RequestMiddleware(direct._app._app, app_state.metrics)  # type: ignore[attr-defined]
+        framework = RequestMiddleware(app.framework(app_state), app_state.metrics)  # type: ignore[arg-type]
         answers = []
         for body, query in requests_of(method, path):
             for headers in (*([name] for name in names), [], [names[0], (b"host", b"a b")]):

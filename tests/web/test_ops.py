@@ -329,7 +329,7 @@ def test_unexpected_exception_returns_a_problem_without_its_text(
 
 
 def test_document_describes_exactly_the_routes(running: Running) -> None:
-    inner = app.application(running.app_state)._app._app  # type: ignore[attr-defined]
+    inner = app.framework(running.app_state)
     routes = {
         (method.lower(), route.path_format)
         for route in inner.routes
