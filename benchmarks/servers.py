@@ -1,4 +1,7 @@
-"""PostgreSQL and Redis servers that the bench starts in a folder, can kill with SIGKILL, and restart."""
+"""PostgreSQL and Redis servers that the bench starts in a folder, can kill with SIGKILL, and restart.
+
+Also the environment of the product's processes, and the CPU time of a process.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,12 @@ def product_environment(**settings: str) -> dict[str, str]:
     # PYTHONDONTWRITEBYTECODE would make every start compile every module, which no installation does.
     excluded = ("BINDINGS_", "PYTHONDONTWRITEBYTECODE")
     return {name: value for name, value in os.environ.items() if not name.startswith(excluded)} | settings
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU seconds that all threads of a process have used, in the kernel too (Linux)."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text(encoding="ascii").split()[0]) for thread in threads) / 1e9
 
 
 @dataclass(kw_only=True)
