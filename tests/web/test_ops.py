@@ -333,7 +333,7 @@ def test_document_describes_exactly_the_routes(running: Running) -> None:
     routes = {
         (method.lower(), route.path_format)
         for route in inner.routes
-        for handler in route.route_handlers
+        for handler in route.route_handlers  # type: ignore[union-attr]
         if isinstance(handler, HTTPRouteHandler) and handler.fn.__module__ in (api.__name__, ops_routes.__name__)
         for method in handler.http_methods
         if method != "OPTIONS"
