@@ -3,8 +3,8 @@
 The list shifts while it is read, its order is not documented, and a page, its size or the total may be wrong. So a
 scan goes by the rows that pages bring: it ends at an empty page, or at the third page in a row without a new row.
 It records which provider ids it saw, which rows are unknown here or differ from what is recorded, and whether it
-reached the end. What that proves is in `scan_evidence`. Memory grows with the ids seen and with what differs, not
-with whole rows.
+reached the end. What that proves is in `scan_evidence`. Memory grows by a digest of each id (`id_set`) and with
+what differs, not with whole rows.
 
 A partial scan reads the pages near the newest of our bindings. Where those are in the list is learned from what is
 read: by each scan for the next one, and by a partial scan from its first pages.
@@ -19,6 +19,7 @@ from statistics import median_high, median_low
 from typing import TYPE_CHECKING
 
 from bindings.failpoints import hit
+from bindings.jobs.id_set import IdSet
 from bindings.jobs.scan_evidence import LONGEST_ZONE_MISFIT_S, binding_of
 from bindings.provider.outcome import ProviderPage, Refusal, Refused
 from bindings.store import queries
@@ -98,7 +99,7 @@ class Scan:
     ended_at: datetime
     watched: frozenset[str] = frozenset()
     partial: bool = False
-    bind_ids: set[str] = field(default_factory=set)
+    bind_ids: IdSet = field(default_factory=IdSet)
     unknown_rows: list[ProviderBinding] = field(default_factory=list)
     differing: list[tuple[ProviderBinding, Binding]] = field(default_factory=list)
     ended_here: list[tuple[ProviderBinding, Binding]] = field(default_factory=list)

@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING
 from bindings.domain.binding import Reason, State
 from bindings.domain.hold import HoldReason
 from bindings.jobs import scan_evidence
+from bindings.jobs.scan_evidence import LiveBindingsListed
 from bindings.store import holds, queries, settle
 from bindings.store.bindings import get
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from sqlalchemy import Connection
-
     from bindings.domain.binding import Binding
+    from bindings.jobs.id_set import IdSet
     from bindings.jobs.provider_scan import Scan
     from bindings.jobs.reconcile_context import Findings, ReconcileContext
-    from bindings.jobs.scan_evidence import LiveBindingsListed
     from bindings.store.database import Transaction
 
 
@@ -34,7 +33,7 @@ def needs_second_scan(context: ReconcileContext, scan: Scan, findings: Findings)
             scan_evidence.absence_provable(doubt, scan, scan, tolerance)
             for doubt in context.still_unsettled(scan.app_id, findings)
         )
-        or _unlisted_holds(context, scan.app_id, scan.bind_ids, scan.listed)
+        or _unlisted_holds(context, scan.app_id, (scan.bind_ids,), scan.listed)
     )
 
 
@@ -66,7 +65,8 @@ def apply_absences(context: ReconcileContext, first: Scan, second: Scan, finding
                 findings.record("absent", doubt.app_id, action=context.actions.doubt, binding_id=doubt.id)
     if context.control.is_stopping():
         return
-    denied = _unlisted_holds(context, app_id, first.bind_ids | second.bind_ids, first.listed | second.listed)
+    listed_bind_ids = first.bind_ids, second.bind_ids
+    denied = _unlisted_holds(context, app_id, listed_bind_ids, first.listed | second.listed)
     context.end_holds(denied, "denied", app_id, findings)
 
 
@@ -74,19 +74,17 @@ def _live_bindings_seen(
     context: ReconcileContext, scan: Scan, *, since: datetime, until: datetime
 ) -> LiveBindingsListed:
     """Return which bindings a scan lists of those that must be in a list read between `since` and `until`."""
-
-    def query(connection: Connection) -> LiveBindingsListed:
-        missing, listed_count = set(), 0
-        answered_before = since - scan_evidence.LIST_LAG
-        live = queries.must_be_listed(connection, scan.app_id, since=answered_before, until=until)
-        for binding_id, bind_id in live:
-            if bind_id in scan.bind_ids:
-                listed_count += 1
-            else:
-                missing.add(binding_id)
-        return scan_evidence.LiveBindingsListed(missing=frozenset(missing), listed_count=listed_count)
-
-    return context.runtime.database.read(query)
+    missing, listed_count = set(), 0
+    answered_before = since - scan_evidence.LIST_LAG
+    live = context.runtime.database.stream(
+        queries.must_be_listed, scan.app_id, since=answered_before, until=until
+    )  # there may be a million
+    for binding_id, bind_id in live:
+        if bind_id in scan.bind_ids:
+            listed_count += 1
+        else:
+            missing.add(binding_id)
+    return LiveBindingsListed(missing=frozenset(missing), listed_count=listed_count)
 
 
 def _fail_absent(context: ReconcileContext, doubt: Binding, findings: Findings) -> bool:
@@ -119,7 +117,7 @@ def _end_ghost(context: ReconcileContext, binding_id: str) -> bool:
 
 
 def _unlisted_holds(
-    context: ReconcileContext, app_id: str | None, listed_bind_ids: set[str], listed_phones: set[str]
+    context: ReconcileContext, app_id: str | None, listed_bind_ids: tuple[IdSet, ...], listed_phones: set[str]
 ) -> list[holds.Hold]:
     """Return the holds that no live row explains. `listed_phones` are the keys of refused phones in live rows."""
     return [
@@ -127,5 +125,5 @@ def _unlisted_holds(
         for hold in context.live_holds(app_id)
         # Refused again after a denial: what holds the phone is in no list that this account can read.
         if (hold.why is HoldReason.REFUSED and hold.strikes == 1 and hold.phone.key not in listed_phones)
-        or (hold.why is HoldReason.ORPHAN and hold.bind_id not in listed_bind_ids)
+        or (hold.why is HoldReason.ORPHAN and not any(hold.bind_id in bind_ids for bind_ids in listed_bind_ids))
     ]
