@@ -120,15 +120,36 @@ def _bind(runtime: Runtime, client: ProviderClient, request: BindRequest) -> Bin
             runtime.caller,
             committed=committed,
             verify_clock=runtime.clocks.verify,
+            on_phone_storage=runtime.reserve_call.remember,
         )
         hit("bind.reserve_in_transaction")
+        return reserved
+
+    def call_function(tx: Transaction) -> reserve.Reserved | None:
+        hit("bind.reserve_in_transaction")
+        attempts_began.append(tx.started_at)
+        reserved = runtime.reserve_call.reserve(
+            tx,
+            binding_id,
+            request,
+            runtime.limits,
+            runtime.caller,
+            committed=committed,
+            trusted_range=runtime.clocks.trusted_range,
+        )
+        if reserved is None:
+            attempts_began.clear()  # nothing was committed
+        else:
+            runtime.clocks.observe(reserved.binding.requested_at)
         return reserved
 
     require_storable(runtime.database, request)
     if request.max_expire_s is not None:
         runtime.older_releases.require_none(PROMISED_ENDS)
     hit("bind.before_reserve")
-    reserved = runtime.database.write(work, attempt_timeout_s=runtime.database.timeout_s)
+    reserved = runtime.database.write(
+        work, attempt_timeout_s=runtime.database.timeout_s, autocommit_first=call_function
+    )
     hit("bind.after_reserve")
     before, after = attempts_began[0], runtime.clock.monotonic()  # the first attempt may be the one that committed
     match reserved:

@@ -71,6 +71,7 @@ class ClockMonitor:
         self._clock = clock
         self._lock = ForkSafeLock()
         self._anchor: _Reading | None = None  # the last reading that was trusted
+        self._latest: _Reading | None = None  # the last reading; after a small jump it is not the anchor
         self._database_skew_s = 0.0
         self._doubt: _Doubt | None = None
         self._rechecked_at = float("-inf")
@@ -119,6 +120,7 @@ class ClockMonitor:
             self._judge(reading)
 
     def _judge(self, reading: _Reading) -> None:
+        self._latest = reading
         step_s = 0.0
         if self._anchor is not None:
             step_s = (reading.database - self._anchor.database) - (reading.monotonic - self._anchor.monotonic)
@@ -185,6 +187,22 @@ class ClockMonitor:
             return database_time
         believed = self._anchor.database + (self._clock.monotonic() - self._anchor.monotonic)
         return database_time + timedelta(seconds=believed - database_time.timestamp())
+
+    def trusted_range(self, within_s: float) -> tuple[datetime, datetime] | None:
+        """Return the earliest and the latest reading of the next `within_s` seconds that can be trusted.
+
+        For a statement that compares its own reading: `verify` raises nothing for one in this range, and a reading
+        that is taken later is not in it. None while there is a doubt, and before the first trusted reading.
+        """
+        anchor, latest, doubt = self._anchor, self._latest, self._doubt
+        if anchor is None or latest is None or doubt is not None:
+            return None
+        now, wall = self._clock.monotonic(), self._clock.wall()
+        in_step = anchor.database + (now - anchor.monotonic)
+        earliest = max(in_step, wall) - MAX_SKEW_S + within_s
+        at_end = latest.database + (now - latest.monotonic) + within_s
+        until = min(in_step + MAX_SKEW_S, wall + MAX_SKEW_S, at_end)
+        return datetime.fromtimestamp(earliest, UTC), datetime.fromtimestamp(until, UTC)
 
     def expected_instant(self) -> datetime:
         """Return what the database's clock should read now; it is read only if no reading was trusted yet.

@@ -23,6 +23,7 @@ from bindings.sealing.keys import SigningKey, load_signing_key
 from bindings.store import account, cluster_move, phone_key_source, replicas, reserve, schema_version
 from bindings.store.database import Database
 from bindings.store.queries import Lookups
+from bindings.store.reserve_call import ReserveCall
 from bindings.store.rollback_detection import RollbackDetector
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Runtime:
     clocks: ClockMonitor
     admission: BindAdmission
     rollback_detector: RollbackDetector
+    reserve_call: ReserveCall
     lookups: Lookups
     older_releases: OlderReleases
     heartbeat: Heartbeat
@@ -207,6 +209,7 @@ def new_runtime(
         clocks=clocks,
         admission=BindAdmission(client, clocks, limit=settings.bind_limit),
         rollback_detector=RollbackDetector(),
+        reserve_call=ReserveCall(),
         lookups=Lookups(database.now, postgres=database.postgres, form_count=database.form_count),
         older_releases=OlderReleases(database, clock),
         heartbeat=replicas.Heartbeat(database, clock, partial(_check_again, database)),

@@ -104,10 +104,20 @@ class Transaction:
 
     `attempt` counts from 1; if it is higher, an earlier attempt may have committed. `started_at` is a reading of
     the monotonic clock from before the deciding clock is read (on SQLite, from after the write lock was acquired).
+    At `give_up_at` (`time.monotonic`) the wait for the server's response ends (PostgreSQL).
     """
 
-    def __init__(self, connection: Connection, dialect: SqlDialect, *, attempt: int, started_at: float) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        dialect: SqlDialect,
+        *,
+        attempt: int,
+        started_at: float,
+        give_up_at: float = math.inf,
+    ) -> None:
         self.started_at = started_at
+        self.give_up_at = give_up_at
         self.connection = connection
         self.dialect = dialect
         self.attempt = attempt
@@ -387,14 +397,15 @@ class Database(ProcessConnections):
     def _host_time(self) -> datetime:
         return datetime.fromtimestamp(self.host_clock.wall(), UTC)
 
-    def _new_transaction(self, connection: Connection, *, attempt: int) -> Transaction:
-        return Transaction(connection, self.dialect, attempt=attempt, started_at=self.host_clock.monotonic())
+    def _new_transaction(self, connection: Connection, *, attempt: int, give_up_at: float) -> Transaction:
+        started_at = self.host_clock.monotonic()
+        return Transaction(connection, self.dialect, attempt=attempt, started_at=started_at, give_up_at=give_up_at)
 
     @contextmanager
     def _autocommit_transaction(self, wait_until: float, give_up_at: float) -> Iterator[Transaction]:
         with self._writes.connect(wait_until, engine=self._autocommit_writer) as connection:
             set_deadline(connection, give_up_at)
-            transaction = self._new_transaction(connection, attempt=1)
+            transaction = self._new_transaction(connection, attempt=1, give_up_at=give_up_at)
             if self._read_clock is not None:
                 _INSTANT.set(self._read_clock())
             yield transaction
@@ -412,7 +423,7 @@ class Database(ProcessConnections):
                     # wait. A COMMIT that has written waits until a standby has everything before it; one that only
                     # read does not.
                     connection.execute(_WRITE_SOMETHING)
-                transaction = self._new_transaction(connection, attempt=attempt)
+                transaction = self._new_transaction(connection, attempt=attempt, give_up_at=give_up_at)
                 if self._read_clock is not None:
                     _INSTANT.set(self._read_clock())  # not before the write lock is held
                 yield transaction

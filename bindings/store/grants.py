@@ -12,6 +12,7 @@ from bindings.errors import FieldError, InvalidRequest
 
 MAX_ROLE_BYTES = 63  # PostgreSQL cuts a longer name off
 SEQUENCE = "events_position_seq"
+FUNCTION = "reserve_intent_1"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +100,7 @@ def sql_for(role: str) -> str:
             _REVOKE_ON_PARTITIONS.format(role=literal),
             f"GRANT SELECT ON TABLE {every_table} TO {grantee};",
             f"GRANT SELECT ON SEQUENCE {SEQUENCE} TO {grantee};",
+            f"GRANT EXECUTE ON FUNCTION {FUNCTION} TO {grantee};",
             *(
                 f"GRANT {', '.join(privileges)} ON TABLE {table} TO {grantee};"
                 for table, rights in RIGHTS.items()

@@ -7,6 +7,7 @@ after the sealing of a database alike. What is written is decided by `account`, 
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,19 @@ if TYPE_CHECKING:
 
 SUFFIX = "_sealed"
 SALT = "facts_salt"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhoneStorage:
+    """How phones are written, as `account` records it; `all_sealed` if every row has these keys."""
+
+    numbers: KeyNumbers
+    all_sealed: bool
+
+    @property
+    def only_index_key(self) -> int | None:
+        """The key of the phones in every row, or None if that is not known."""
+        return self.numbers.index if self.all_sealed else None
 
 
 def forms(dialect: Dialect, *phones: Phone, index_key: int | None = None) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import case, literal, select, text
 
 from bindings.store import sql
-from bindings.store.grants import RIGHTS, SEQUENCE
+from bindings.store.grants import FUNCTION, RIGHTS, SEQUENCE
 from bindings.store.schema import account
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ TRIGGERS_OF_POSTGRESQL = {  # with their functions
     "seals.seals_refuse_change": "867a7c00c6a61d59",
     "seals.seals_refuse_truncate": "3ccd6d40ce5bff6c",
 }
+FUNCTIONS_OF_POSTGRESQL = {FUNCTION: "c70196291c8ed7d1"}
 DIGEST_LENGTH = 16
 EVENTS = "events"
 
@@ -63,6 +64,15 @@ _POSTGRESQL = text(
     " WHERE relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = CAST('bindings' AS regclass))"
     " AND (NOT relispartition OR EXISTS (SELECT 1 FROM pg_inherits WHERE inhrelid = pg_class.oid"
     " AND inhparent = CAST('events' AS regclass)))"
+)
+# In the schema of the tables: another function of this name and schema is one that a call may mean.
+_FUNCTIONS = text(
+    "SELECT proname, string_agg(concat_ws(' ', pg_get_function_arguments(pg_proc.oid), proretset,"
+    " format_type(prorettype, NULL), lanname, provolatile, prosecdef, array_to_string(proconfig, ','), prosrc),"
+    " ' ' ORDER BY pg_proc.oid) AS definition"
+    " FROM pg_proc JOIN pg_language ON pg_language.oid = prolang"
+    " WHERE pronamespace = (SELECT relnamespace FROM pg_class WHERE oid = CAST('bindings' AS regclass))"
+    " AND proname = ANY (CAST(:names AS text[])) GROUP BY proname"
 )
 _PARTITIONS = text(
     "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
@@ -86,6 +96,7 @@ _TABLE_RIGHTS = text(
     " OR pg_class.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = CAST('events' AS regclass)))"
     " AND has_table_privilege(pg_class.oid, privilege)"
 )
+_FUNCTION_RIGHT = text("SELECT coalesce(has_function_privilege(to_regproc(:function), 'EXECUTE'), false)")
 _SEQUENCE_RIGHT = text("SELECT has_sequence_privilege(:sequence, 'UPDATE')")
 
 
@@ -100,7 +111,7 @@ class RoleRights:
 
 
 def trigger_faults(connection: Connection) -> list[str]:
-    """Return each trigger that is missing, disabled or not as the migrations made it, in words."""
+    """Return each trigger or function that is missing, disabled or not as the migrations made it, in words."""
     if sql.is_postgres(connection):
         return _faults_of_postgresql(connection)
     definitions = {row.name: digest(row.sql) for row in connection.execute(_SQLITE)}
@@ -128,6 +139,12 @@ def digests_of_postgresql(connection: Connection) -> dict[tuple[str, str], tuple
     return triggers
 
 
+def function_digests(connection: Connection) -> dict[str, str]:
+    """Return the digest of each function that a bind calls, by name (PostgreSQL)."""
+    rows = connection.execute(_FUNCTIONS, {"names": list(FUNCTIONS_OF_POSTGRESQL)})
+    return {row.proname: hashlib.sha256(row.definition.encode()).hexdigest()[:DIGEST_LENGTH] for row in rows}
+
+
 def _faults_of_postgresql(connection: Connection) -> list[str]:
     triggers = digests_of_postgresql(connection)
     partitions = connection.execute(_PARTITIONS).scalars().all()
@@ -142,7 +159,12 @@ def _faults_of_postgresql(connection: Connection) -> list[str]:
                 faults.append(f"{trigger} on {relation} is changed")
             elif not enabled:
                 faults.append(f"{trigger} on {relation} is disabled")
-    return faults
+    functions = function_digests(connection)
+    return faults + [
+        f"the function {name} is {'changed' if name in functions else 'missing'}"
+        for name, expected in FUNCTIONS_OF_POSTGRESQL.items()
+        if functions.get(name) != expected
+    ]
 
 
 def maintenance_until(connection: Connection) -> datetime | None:
@@ -172,7 +194,9 @@ def role_rights(connection: Connection) -> RoleRights:
     present |= {f"UPDATE of {row.relname}.{row.attname}" for row in columns if row.can_update}
     if connection.execute(_SEQUENCE_RIGHT, {"sequence": SEQUENCE}).scalar():
         present.add(f"UPDATE of {SEQUENCE}")
-    granted: set[str] = set()
+    granted = {f"EXECUTE on {FUNCTION}"}
+    if connection.execute(_FUNCTION_RIGHT, {"function": FUNCTION}).scalar():
+        present |= granted
     for table, rights in RIGHTS.items():
         own = [row.attname for row in columns if row.relname == table]
         granted |= {f"SELECT on {table}"} | ({f"DELETE on {table}"} if rights.delete else set())

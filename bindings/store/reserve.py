@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from bindings.domain.conflict import Policy
     from bindings.domain.phone import Phone
     from bindings.store.database import SqlDialect, Transaction
+    from bindings.store.phones import PhoneStorage
     from bindings.store.rollback_detection import CommittedVersion
 
 # The detail of a `requested` event; phones and the reference are in the binding only.
@@ -145,11 +146,13 @@ def reserve(
     *,
     committed: CommittedVersion | None = None,
     verify_clock: Callable[[datetime], None] | None = None,
+    on_phone_storage: Callable[[PhoneStorage], None] | None = None,
 ) -> Reserved | Replayed | Conflict | FullScanRequired:
     """Lock both phones, check the conflict policy, and record the intent: the first transaction of a bind.
 
     `verify_clock` gets the clock's reading and raises if it cannot be trusted; then nothing is written, because
-    under such a clock the holders of a phone are not known.
+    under such a clock the holders of a phone are not known. `on_phone_storage` gets how phones are written,
+    as it was read here.
 
     Safe to repeat with the same `binding_id`: after a COMMIT whose response was lost, it finds the first row. If
     the database lacks the `committed` version, it was restored to an earlier state: a full scan is then required.
@@ -160,9 +163,11 @@ def reserve(
     now, (scan_owed_since, index_key, data_key, sealed_at, version) = lock_phones(
         tx, limits.scope, phones, reading, known_id=known_id
     )
-    only_index_key = None if sealed_at is None else index_key
     numbers = KeyNumbers(index_key, data_key)
+    storage = stored_phones.PhoneStorage(numbers=numbers, all_sealed=sealed_at is not None)
     stored_phones.require_keys(tx.connection.dialect, numbers)
+    if on_phone_storage is not None:
+        on_phone_storage(storage)
     if rollback_detection.was_rolled_back(tx, committed, version):
         account.require_full_scan(tx, caller, RestoreCause.ROLLED_BACK)
         return FullScanRequired(rollback_detected=True)
@@ -171,7 +176,7 @@ def reserve(
     if verify_clock is not None:
         verify_clock(now)
     for _ in range(ATTEMPTS):
-        current_holders = holders(tx.connection, request, limits, now, only_index_key)
+        current_holders = holders(tx.connection, request, limits, now, storage.only_index_key)
         if not current_holders and scan_owed_since is None:
             recorded = record(tx, new_intent(binding_id, request, limits, caller, now), request, caller, numbers)
         else:
@@ -199,8 +204,12 @@ def lock_phones(
     tx: Transaction, scope: str, phones: Iterable[Phone], reading: tuple[ColumnElement[Any], ...], **values: object
 ) -> tuple[datetime, Sequence[Any]]:
     """Wait for the locks of these phones; return the clock's reading after that, and what `reading` selects."""
-    keys = dict.fromkeys(_lock_key(scope, phone.key) for phone in phones)
-    return tx.lock(list(keys), timeout_s=LOCK_TIMEOUT_S, reading=reading, **values)
+    return tx.lock(lock_keys(scope, phones), timeout_s=LOCK_TIMEOUT_S, reading=reading, **values)
+
+
+def lock_keys(scope: str, phones: Iterable[Phone]) -> list[int]:
+    """Return the keys of the locks of these phones, each once; they are acquired in sorted order."""
+    return list(dict.fromkeys(_lock_key(scope, phone.key) for phone in phones))
 
 
 def record(

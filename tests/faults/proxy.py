@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import make_url
 
+from bindings.store.grants import FUNCTION
+
 if TYPE_CHECKING:
     from typing import Self
 
 SSL_REQUEST = 80877103
 GSS_REQUEST = 80877104
 CANCEL_REQUEST = 80877102
-CHANGES = (b"INSERT INTO", b"UPDATE ")
+CHANGES = (b"INSERT INTO", b"UPDATE ", FUNCTION.encode())
 KEY_DATA = b"K" + struct.pack("!I", 12)  # with the number of the server's process behind it
 
 

@@ -14,6 +14,7 @@ from bindings.domain.binding import State
 from bindings.errors import BindingsError, Busy
 from bindings.jobs.registry import RECONCILE
 from bindings.jobs.runner import JobRunner
+from bindings.store.grants import FUNCTION
 from tests.faults import oracle
 from tests.faults.proxy import CommitProxy, Lose
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.processes, pytest.mark.postgres]
 
 A, B, C, D = "9188067701", "9188067799", "9188067702", "9188067703"
-INTENT, CHANGE = "INSERT INTO bindings", "UPDATE bindings SET"
+CHANGE = "UPDATE bindings SET"
+INTENTS = {"function": FUNCTION, "transaction": "INSERT INTO bindings"}  # the statement that records an intent
 
 
 @pytest.fixture
@@ -56,11 +58,13 @@ def kinds(experiment: Experiment) -> list[str]:
     return [event["kind"] for event in oracle.read_tables(experiment.url)["events"]]
 
 
+@pytest.mark.parametrize("way", INTENTS)
 @pytest.mark.parametrize("loss", Lose)
 def test_lost_commit_of_an_intent_sends_one_request(
-    experiment: Experiment, proxy: CommitProxy, service: BindingService, loss: Lose
+    experiment: Experiment, proxy: CommitProxy, service: BindingService, loss: Lose, way: str
 ) -> None:
-    proxy.lose(loss, after=INTENT)
+    service.runtime.reserve_call._callable = way == "function"
+    proxy.lose(loss, after=INTENTS[way])
     binding = service.bind(phone_a=A, phone_b=B, pool_number="91", expire_s=60, mode="AXB", idempotency_key="k")
     assert proxy.triggered.is_set()
     assert binding.state is State.ACTIVE

@@ -1005,10 +1005,17 @@ def wait_for_both_at(place: str, *, wait_s: float = 0.7) -> None:
     failpoints.install(hook)
 
 
+# Whether each replica calls the function of PostgreSQL: code of the release before has the transaction only.
+WAYS = [(True, True), (True, False), (False, False)]
+
+
+@pytest.mark.parametrize("ways", WAYS)
 @pytest.mark.parametrize("pairs", [((P, Q), (Q, R)), ((P, Q), (Q, P)), ((P, Q), (P, Q))])
 def test_I1_two_replicas_reserving_simultaneously_get_one_refusal(
-    replicas: Replicas, pairs: tuple[tuple[str, str], tuple[str, str]]
+    replicas: Replicas, pairs: tuple[tuple[str, str], tuple[str, str]], ways: tuple[bool, bool]
 ) -> None:
+    for service, calls_function in zip(replicas.both, ways, strict=True):
+        service.runtime.reserve_call._callable = calls_function
     wait_for_both_at("bind.reserve_in_transaction")
     results = run_concurrently(
         *(partial(replicas.bind, service, *pair) for service, pair in zip(replicas.both, pairs, strict=True))

@@ -15,6 +15,7 @@ from sqlalchemy import select
 
 from bindings.clock import HostClock
 from bindings.domain.binding import Binding, Caller, EventKind, State
+from bindings.lifecycle.clock_monitor import _Reading
 from bindings.lifecycle.runtime import new_runtime
 from bindings.sealing.encoding import event_bytes
 from bindings.sealing.findings import Findings
@@ -165,14 +166,20 @@ def service_at(
 
 def _accept_jumps(clocks: ClockMonitor) -> None:
     """Accept jumps of the test clock, which outside of tests would stop the binds of a process."""
-    judge = clocks._judge
+    judge, trusted_range = clocks._judge, clocks.trusted_range
 
     def judge_without_anchor(reading: Any) -> None:
         clocks._anchor = None
         clocks._database_skew_s = 0.0  # the test may have moved both clocks between their readings
         judge(reading)
 
+    def trusted_range_after_jump(within_s: float) -> Any:
+        if clocks._doubt is None:
+            clocks._anchor = clocks._latest = _Reading(clocks._clock.wall(), clocks._clock.monotonic())
+        return trusted_range(within_s)
+
     clocks._judge = judge_without_anchor  # type: ignore[method-assign]
+    clocks.trusted_range = trusted_range_after_jump  # type: ignore[method-assign]
 
 
 def wait_for(condition: Callable[[], bool], *, seconds: float = 300.0) -> None:

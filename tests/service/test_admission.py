@@ -18,6 +18,7 @@ from bindings.jobs.runner import JobRunner
 from bindings.provider.simulator import Simulator
 from bindings.service import BindingService
 from bindings.store import reserve
+from bindings.store.reserve_call import ReserveCall
 from tests.service.harness import (
     APP,
     KEY,
@@ -294,6 +295,7 @@ def test_unreachable_database_raises_busy_and_sends_nothing(
         raise exc.OperationalError("statement", {}, kind("connection lost"))
 
     monkeypatch.setattr(reserve, "reserve", fail)
+    monkeypatch.setattr(ReserveCall, "reserve", fail)
     with pytest.raises(errors.Busy) as busy:
         harness.bind(A, B)
     assert busy.value.retry_after_s

@@ -12,13 +12,16 @@ from sqlalchemy import exc
 from bindings import errors
 from bindings.domain.binding import EventKind, Mode, Reason, State
 from bindings.store import settle
+from bindings.store.database import Transaction
+from bindings.store.reserve_call import ReserveCall
 from tests.service.harness import APP, POOL, A, B, C, D, ServiceHarness, hold_answers, wait_for
 
 if TYPE_CHECKING:
-    from bindings.domain.binding import Binding
+    from collections.abc import Callable
+
     from bindings.provider.simulator import Simulator
     from bindings.service import BindingService
-    from bindings.store.database import Database, Transaction
+    from bindings.store.database import Database
 
 
 def test_bind_records_everything_that_the_provider_returned(harness: ServiceHarness) -> None:
@@ -185,10 +188,10 @@ def test_stale_timestamp_fails_once_and_the_next_bind_is_corrected(harness: Serv
 def lose_reply_of_commit(database: Database, monkeypatch: pytest.MonkeyPatch, *, nth: int) -> list[int]:
     """Execute the nth COMMIT from now on but lose its reply; return the count of commits.
 
-    On PostgreSQL the statement of a successful bind commits by itself, so it counts as a commit too.
+    On PostgreSQL the statements of a plain bind commit by themselves, so they count as commits too.
     """
     dialect = database._engine.dialect
-    do_original_commit, activate, commits = dialect.do_commit, settle.activate, [0]
+    do_original_commit, commits = dialect.do_commit, [0]
     kind: type[Exception] = dialect.dbapi.OperationalError  # type: ignore[union-attr]
 
     def lose() -> None:
@@ -200,17 +203,22 @@ def lose_reply_of_commit(database: Database, monkeypatch: pytest.MonkeyPatch, *,
         do_original_commit(connection)  # type: ignore[arg-type]
         lose()
 
-    def activate_in_one_statement(tx: Transaction, *arguments: Any) -> Binding | None:
-        binding = activate(tx, *arguments)
-        if tx.connection.engine is database._autocommit_writer:
-            try:
-                lose()
-            except kind as error:
-                raise exc.OperationalError("UPDATE", {}, error) from error
-        return binding
+    def lose_reply(change: Callable[..., Any]) -> Callable[..., Any]:
+        def in_one_statement(*arguments: Any, **values: Any) -> Any:
+            result = change(*arguments, **values)
+            (tx,) = (argument for argument in arguments if isinstance(argument, Transaction))
+            if tx.connection.engine is database._autocommit_writer:
+                try:
+                    lose()
+                except kind as error:
+                    raise exc.OperationalError("SELECT", {}, error) from error
+            return result
+
+        return in_one_statement
 
     monkeypatch.setattr(dialect, "do_commit", do_commit)
-    monkeypatch.setattr(settle, "activate", activate_in_one_statement)
+    monkeypatch.setattr(settle, "activate", lose_reply(settle.activate))
+    monkeypatch.setattr(ReserveCall, "reserve", lose_reply(ReserveCall.reserve))
     return commits
 
 

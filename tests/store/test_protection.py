@@ -18,6 +18,7 @@ from bindings.monitoring.protection_checks import of_rights, of_triggers
 from bindings.store import partitions, protection
 from bindings.store.account import register_scope
 from bindings.store.database import Database
+from bindings.store.grants import FUNCTION
 from bindings.store.schema import HEAD, account
 from tests.store.test_roles import restricted
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bindings.monitoring.check import Check
+    from tests.store.databases import Server
 
 IN_ORDER = "all that guard the history are there, enabled and unchanged"
 NOT_IN_ORDER = "triggers that guard what was recorded are not as they must be: "
@@ -68,6 +70,7 @@ def test_new_database_has_exactly_the_triggers_that_are_compared(database: Datab
             if not trigger.startswith("RI_ConstraintTrigger") and table != "events_start"
         }
         assert names == set(protection.TRIGGERS_OF_POSTGRESQL)
+        assert database.read(protection.function_digests) == protection.FUNCTIONS_OF_POSTGRESQL
     else:
         triggers = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
         names = set(database.read(lambda connection: connection.execute(text(triggers)).scalars().all()))
@@ -86,6 +89,7 @@ def test_changed_trigger_is_red_and_named(database: Database, own_database_url: 
             "DROP TRIGGER reports_refuse_truncate ON reports",
             "CREATE OR REPLACE FUNCTION refuse_rewriting() RETURNS trigger LANGUAGE plpgsql AS"
             " $$ BEGIN RETURN NEW; END $$",
+            f"ALTER FUNCTION {FUNCTION} SECURITY DEFINER",
         )
         expected = [
             *(
@@ -100,6 +104,7 @@ def test_changed_trigger_is_red_and_named(database: Database, own_database_url: 
                 for name in ("as_recorded", "refuse_delete", "refuse_truncate")
             ),
             "reports_refuse_truncate on reports is missing",
+            f"the function {FUNCTION} is changed",
         ]
     else:
         _run(
@@ -113,6 +118,22 @@ def test_changed_trigger_is_red_and_named(database: Database, own_database_url: 
     result = CliRunner(env={"BINDINGS_DATABASE_URL": own_database_url}).invoke(root, ["db", "check"])
     assert result.exit_code == 1
     assert f"{NOT_IN_ORDER}{expected[0]}" in " ".join(result.stderr.split())
+
+
+@pytest.mark.postgres
+def test_missing_function_and_a_second_one_of_its_name_are_red(
+    postgres_server: Server, postgres_template: str
+) -> None:
+    url = postgres_server.create(template=postgres_template)
+    database = Database(url)
+    try:
+        _run(database, f"CREATE FUNCTION {FUNCTION}(text) RETURNS text LANGUAGE sql AS 'SELECT $1'")
+        assert of_triggers(database).seen == f"{NOT_IN_ORDER}the function {FUNCTION} is changed"
+        _run(database, f"DO 'BEGIN DROP ROUTINE {FUNCTION}(text); DROP FUNCTION {FUNCTION}; END'")
+        assert of_triggers(database).seen == f"{NOT_IN_ORDER}the function {FUNCTION} is missing"
+    finally:
+        database.close()
+        postgres_server.drop(url)
 
 
 def test_maintenance_under_way_is_a_warning_and_another_schema_is_not_compared(database: Database) -> None:

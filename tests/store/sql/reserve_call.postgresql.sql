@@ -1,0 +1,12 @@
+SELECT reserve_intent_1(:lock_wait::VARCHAR, CAST(:lock_keys::VARCHAR AS BIGINT[]),
+    :fixed_clock::TIMESTAMP WITH TIME ZONE, :earliest::TIMESTAMP WITH TIME ZONE,
+    :latest::TIMESTAMP WITH TIME ZONE, :index_key::INTEGER, :data_key::INTEGER, :all_sealed,
+    :known_id::UUID, :known_version::INTEGER, CAST(:stored_phones::VARCHAR AS TEXT[]),
+    CAST(:allowed_holders::VARCHAR AS TEXT[]), :send_us::BIGINT, :settle_us::BIGINT,
+    :held_us::BIGINT, :facts::VARCHAR, :trace::VARCHAR, :event_key_id::UUID, :new_id::UUID,
+    :new_mode::VARCHAR, :new_phone_a::VARCHAR, :new_phone_b::VARCHAR, :new_phone_a_sealed,
+    :new_phone_b_sealed, :new_phone_key::SMALLINT, :new_pool_number::VARCHAR, :new_app_id::VARCHAR,
+    :new_scope::VARCHAR, :new_reference::VARCHAR, :new_idempotency_key::VARCHAR,
+    :new_fingerprint::VARCHAR, :new_expire_s::INTEGER, :new_max_expire_s::INTEGER,
+    :new_warn_s::INTEGER, :new_actor::VARCHAR, :new_request_id::VARCHAR,
+    :new_facts_salt::VARCHAR) AS requested_at;
