@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from bindings.store.database import Database
     from bindings.store.statistics import Period
 
-PLACES = 40  # instants at which a long period is sampled
-PER_PLACE = 100
+PLACES = 20  # instants at which a long period is sampled
+PER_PLACE = 200
 MAX_STEPS = 1_000
 BOUNDS_S = (0.1, 0.3, 1.0, 3.0, 10.0)
 

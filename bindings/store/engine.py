@@ -64,7 +64,10 @@ SESSION = {
     "standard_conforming_strings": "on",
 }
 _SETTINGS = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in SESSION.items())
-_BEGIN_SESSION = f"SELECT pg_backend_pid(), {_SETTINGS}"
+# Of a statement that reads a few rows of a large table by indexes, the compilation is nearly all of the time. The
+# server does not report this setting: behind a pooler it would stay for other clients, so there it is not made.
+_NO_JIT = "CASE WHEN pg_backend_pid() = %s THEN set_config('jit', 'off', false) END"
+_BEGIN_SESSION = f"SELECT pg_backend_pid(), {_SETTINGS}, {_NO_JIT}"
 
 
 class Connections:
@@ -252,11 +255,12 @@ def _connect(
     # Instants arrive in UTC: from a named zone the driver and `Instant` would both convert each of them, which is
     # a quarter of the time of an export. Not a startup option: poolers reject those, and keep this setting.
     connection.set_autocommit(True)
-    [(process, *_)] = connection.execute(_BEGIN_SESSION).fetchall()
+    own_process = connection.info.backend_pid
+    [(process, *_)] = connection.execute(_BEGIN_SESSION, (own_process,)).fetchall()
     connection.set_autocommit(False)
     # Prepared statements break behind a transaction pooler (psycopg#280), which reports a process id of its own
     # and not the server's. Only `CompiledStatement` prepares: other statements are planned with their values.
-    connection.prepare_threshold = sys.maxsize if process == connection.info.backend_pid else None
+    connection.prepare_threshold = sys.maxsize if process == own_process else None
     return connection
 
 

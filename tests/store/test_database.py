@@ -228,6 +228,14 @@ def insert_pass(tx: Transaction, finished_at: datetime) -> None:
     )
 
 
+def test_no_connection_to_postgresql_compiles_statements(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    show = text("SHOW jit")
+    assert database.read(lambda connection: connection.execute(show).scalar()) == "off"
+    assert database.write(lambda tx: tx.connection.execute(show).scalar()) == "off"
+    database.close()
+
+
 def test_postgresql_clock_is_aware_and_advances_within_a_transaction(postgres_url: str) -> None:
     database = Database(postgres_url)
     first, second = database.write(lambda tx: (tx.instant(), tx.instant()))
