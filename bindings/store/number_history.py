@@ -1,14 +1,16 @@
 """Reads of the console about one number, a phone or a middle number, and about one reference or id.
 
 The caller need not know which kind of number it is: each statement reads all four columns, each by its own index
-over (column, held_until), and at most one page. Tests pin the plans. Nothing here writes.
+over (column, held_until), and at most one page. Tests pin the plans. A statement that returns bindings is built
+once: to build all columns of its branches takes longer than to run it. Nothing here writes.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, func, select, union_all
+from sqlalchemy import Integer, String, and_, bindparam, func, select, union_all
 
 from bindings.domain.binding import EventKind, State
 from bindings.store import phones, sql
@@ -23,7 +25,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Connection, Dialect, Select
+    from sqlalchemy import (
+        BindParameter,
+        ColumnElement,
+        CompoundSelect,
+        Connection,
+        Dialect,
+        ScalarSelect,
+        Select,
+    )
 
     from bindings.domain.binding import Binding, Event
     from bindings.domain.phone import Phone
@@ -39,23 +49,36 @@ def bindings_between(
 
     Unlike `queries.bindings_with_middle_number`, which a trace uses, it also matches phones, and either party.
     """
-    held_until = bindings.c.held_until
-    conditions = [held_until >= since, held_until <= until + LONGEST_SPAN, until >= _STARTED, _NOT_FAILED]
-    conditions += _with_party(connection.dialect, party)
-    branches = (select(*COLUMNS).where(match, *conditions) for match in _matches(connection.dialect, number))
-    return _unique(connection.execute(union_all(*branches)))
+    values = _values(connection.dialect, number, party) | {"since": since, "until": until}
+    statement = _between(phones.form_count(connection.dialect), party is not None)
+    return _unique(connection.execute(statement, values | {"span": until + LONGEST_SPAN}))
+
+
+@cache
+def _between(form_count: int, of_party: bool) -> CompoundSelect[Any]:
+    held_until, started = bindings.c.held_until, bindparam("until", type_=Instant) >= _STARTED
+    in_range = held_until >= bindparam("since", type_=Instant), held_until <= bindparam("span", type_=Instant)
+    conditions = (*in_range, started, _NOT_FAILED, *_with_party(form_count, of_party))
+    return union_all(*(select(*COLUMNS).where(match, *conditions) for match in _matches(form_count)))
 
 
 def nearest(
     connection: Connection, number: Phone, *, party: Phone | None, at: datetime, actor: str | None
 ) -> list[Binding]:
     """Return for each column the binding that ended last before `at`, and the one that began first after it."""
-    held_until = bindings.c.held_until
-    conditions = (_NOT_FAILED, *_with_party(connection.dialect, party), *_requested_by(actor))
-    matches = _matches(connection.dialect, number)
+    statement = _nearest(phones.form_count(connection.dialect), party is not None, actor is not None)
+    values = _values(connection.dialect, number, party) | {"at": at, "actor": actor}
+    return _unique(connection.execute(statement, values))
+
+
+@cache
+def _nearest(form_count: int, of_party: bool, has_actor: bool) -> CompoundSelect[Any]:
+    held_until, at = bindings.c.held_until, bindparam("at", type_=Instant)
+    conditions = (_NOT_FAILED, *_with_party(form_count, of_party), *_requested_by(has_actor))
+    matches = _matches(form_count)
     before = [_first(match, held_until <= at, *conditions, by=held_until.desc()) for match in matches]
     after = [_first(match, held_until > at, at < _STARTED, *conditions, by=held_until.asc()) for match in matches]
-    return _unique(connection.execute(union_all(*before, *after)))
+    return union_all(*before, *after)
 
 
 def history(
@@ -65,35 +88,43 @@ def history(
 
     With `actor`, only the bindings that this actor requested.
     """
-    order = (bindings.c.held_until.desc(), bindings.c.id.desc())
-    after_position = () if before is None else (_comes_after(before),)
-    branches = [
-        _first(match, *after_position, *_requested_by(actor), by=order, limit=limit)
-        for match in _matches(connection.dialect, number)
-    ]
-    unique = _unique(connection.execute(union_all(*branches)))
+    statement = _history(phones.form_count(connection.dialect), before is not None, actor is not None)
+    values = _values(connection.dialect, number) | {"actor": actor, "rows": limit}
+    if before is not None:
+        values |= {"before": before[0], "before_id": before[1]}
+    unique = _unique(connection.execute(statement, values))
     return sorted(unique, key=lambda binding: (binding.held_until, binding.id), reverse=True)[:limit]
+
+
+@cache
+def _history(form_count: int, is_later_page: bool, has_actor: bool) -> CompoundSelect[Any]:
+    order = (bindings.c.held_until.desc(), bindings.c.id.desc())
+    conditions = (*((_COMES_AFTER,) if is_later_page else ()), *_requested_by(has_actor))
+    rows = bindparam("rows", type_=Integer)
+    return union_all(*(_first(match, *conditions, by=order, limit=rows) for match in _matches(form_count)))
 
 
 def count(
     connection: Connection, number: Phone, *, actor: str | None, now: ColumnElement[datetime], limit: int
 ) -> tuple[int, int]:
     """Return how many bindings have this number, and how many of them hold it now, each up to about `limit`."""
-    matches = [and_(match, *_requested_by(actor)) for match in _matches(connection.dialect, number)]
+    matches = [
+        and_(match, *_requested_by(actor is not None)) for match in _matches(phones.form_count(connection.dialect))
+    ]
     holds_now = (bindings.c.held_until > now, _NOT_FAILED)
-    return _count(connection, matches, limit), _count(
-        connection, [and_(match, *holds_now) for match in matches], limit
-    )
+    counts = select(_count(matches, limit), _count([and_(match, *holds_now) for match in matches], limit))
+    total, holding = connection.execute(counts, _values(connection.dialect, number) | {"actor": actor}).one()
+    return total, holding
 
 
-def _count(connection: Connection, branches: list[ColumnElement[bool]], limit: int) -> int:
-    """Count the bindings of the branches, each read by its index to at most `limit` rows."""
+def _count(branches: list[ColumnElement[bool]], limit: int) -> ScalarSelect[int]:
+    """Return the number of bindings of the branches, each read by its index to at most `limit` rows."""
     held_until = bindings.c.held_until
     parts = (
         select(bindings.c.id).where(branch).order_by(held_until).limit(limit).subquery() for branch in branches
     )
-    statement = select(func.count()).select_from(union_all(*(select(part) for part in parts)).subquery())
-    return connection.execute(statement).scalar_one()
+    all_parts = union_all(*(select(part) for part in parts)).subquery()
+    return select(func.count()).select_from(all_parts).scalar_subquery()
 
 
 def find_by_name(connection: Connection, words: str, *, actor: str | None, limit: int) -> list[Binding]:
@@ -106,17 +137,19 @@ def find_by_name(connection: Connection, words: str, *, actor: str | None, limit
         bindings.c.id.in_(changed_by_request),
     )
     newest = bindings.c.requested_at.desc()
-    branches = (_first(condition, *_requested_by(actor), by=newest, limit=limit) for condition in conditions)
-    unique = _unique(connection.execute(union_all(*branches)))
+    of_actor = _requested_by(actor is not None)
+    branches = (_first(condition, *of_actor, by=newest, limit=limit) for condition in conditions)
+    unique = _unique(connection.execute(union_all(*branches), {"actor": actor}))
     return sorted(unique, key=lambda binding: (binding.requested_at, binding.id), reverse=True)[:limit]
 
 
 def unbinds_of_request(connection: Connection, request_id: str, *, actor: str | None, limit: int) -> list[Binding]:
     """Return up to `limit` bindings whose unbind this request has requested, the oldest first."""
     requested = select(events.c.binding_id).where(_of_request(request_id), is_kind(EventKind.UNBIND_REQUESTED))
-    statement = select(*COLUMNS).where(bindings.c.id.in_(requested), *_requested_by(actor))
+    statement = select(*COLUMNS).where(bindings.c.id.in_(requested), *_requested_by(actor is not None))
     order = bindings.c.requested_at, bindings.c.id
-    return [to_binding(row) for row in connection.execute(statement.order_by(*order).limit(limit))]
+    rows = connection.execute(statement.order_by(*order).limit(limit), {"actor": actor})
+    return [to_binding(row) for row in rows]
 
 
 def refusals_of_request(connection: Connection, request_id: str, *, limit: int) -> list[Event]:
@@ -138,31 +171,40 @@ def reveals_of_periods(connection: Connection, *, since: datetime, limit: int) -
     return read(connection, statement.limit(limit))
 
 
-def _matches(dialect: Dialect, number: Phone) -> list[ColumnElement[bool]]:
-    """Return the condition of each column that it has the number; each has an index of its own."""
-    forms = phones.forms(dialect, number)
+def _values(dialect: Dialect, number: Phone, party: Phone | None = None) -> dict[str, Any]:
+    """Return the values of the parameters of `_matches` and `_with_party`."""
+    by_party = {} if party is None else phones.parameter_values(dialect, party=party)
+    return phones.parameter_values(dialect, phone=number) | by_party | {"middle_number": number.digits}
+
+
+@cache
+def _matches(form_count: int) -> tuple[ColumnElement[bool], ...]:
+    """Return the condition of each column that it has :phone or :middle_number; each has an index of its own."""
+    forms, number = phones.parameters("phone", form_count), bindparam("middle_number", type_=String)
     by_phone = [phones.is_any_of(column, forms) for column in (bindings.c.phone_a, bindings.c.phone_b)]
-    return [*by_phone, bindings.c.middle_number_a == number.digits, middle_number_b_is(number.digits)]
+    return (*by_phone, bindings.c.middle_number_a == number, middle_number_b_is(number))
 
 
-def _with_party(dialect: Dialect, party: Phone | None) -> tuple[ColumnElement[bool], ...]:
-    return () if party is None else (has_party(phones.forms(dialect, party)),)
+def _with_party(form_count: int, of_party: bool) -> tuple[ColumnElement[bool], ...]:
+    return (has_party(phones.parameters("party", form_count)),) if of_party else ()
 
 
-def _requested_by(actor: str | None) -> tuple[ColumnElement[bool], ...]:
-    return () if actor is None else (bindings.c.actor == actor,)
+def _requested_by(has_actor: bool) -> tuple[ColumnElement[bool], ...]:
+    return (bindings.c.actor == bindparam("actor", type_=String),) if has_actor else ()
 
 
-def _comes_after(position: tuple[datetime, str]) -> ColumnElement[bool]:
-    """Return the condition that a binding comes after a position of the order by `held_until`, newest first."""
-    # The first condition follows from the second: it gives an index over held_until alone a start.
-    return and_(
-        bindings.c.held_until <= position[0],
-        sql.keyset_before((bindings.c.held_until, bindings.c.id), position),
-    )
+# A binding comes after (:before, :before_id) in the order by `held_until`, newest first. The first condition
+# follows from the second: it gives an index over held_until alone a start.
+_BEFORE = bindparam("before", type_=Instant)
+_COMES_AFTER = and_(
+    bindings.c.held_until <= _BEFORE,
+    sql.keyset_before(
+        (bindings.c.held_until, bindings.c.id), (_BEFORE, bindparam("before_id", type_=bindings.c.id.type))
+    ),
+)
 
 
-def _first(*conditions: ColumnElement[bool], by: Any, limit: int = 1) -> Select[Any]:
+def _first(*conditions: ColumnElement[bool], by: Any, limit: int | BindParameter[int] = 1) -> Select[Any]:
     """Return the first rows of one branch, as a subquery: on SQLite a branch of a union has no ORDER BY."""
     order = by if isinstance(by, tuple) else (by,)
     branch = select(*COLUMNS).where(*conditions).order_by(*order).limit(limit).subquery()

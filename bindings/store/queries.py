@@ -239,7 +239,7 @@ def conditions(
     ]
 
 
-def has_party(phone: Sequence[str]) -> ColumnElement[bool]:
+def has_party(phone: Sequence[Any]) -> ColumnElement[bool]:
     """Return the condition that a binding has a party with one of the forms of a phone (`store.phones`)."""
     return or_(*(phones.is_any_of(column, phone) for column in _PHONES))
 

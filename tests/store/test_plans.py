@@ -41,6 +41,7 @@ from bindings.store import (
     partitions,
     queries,
     reserve,
+    response_times,
 )
 from bindings.store import statistics as event_counts
 from bindings.store.compiled import CompiledStatement
@@ -354,6 +355,17 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
     "newest calls": (
         {"ix_bindings_requested_at_id" + WHOLE},
         lambda service: service.runtime.database.read(queries.newest_calls, limit=200),
+    ),
+    "sample of response times": (
+        {"ix_bindings_requested_at_id"},
+        lambda service: service.runtime.database.read(
+            response_times.sample,
+            since=datetime.now(UTC) - timedelta(days=1),
+            before=[datetime.now(UTC) - timedelta(hours=hours) for hours in range(3, 23)],
+            limit=200,
+            app_id=None,
+            pool_number="918806",
+        ),
     ),
     "bindings of a page of the provider's list": (
         {"ix_bindings_app_id_bind_id"},
