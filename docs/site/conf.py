@@ -64,6 +64,7 @@ html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
 
+GENERATED = ("index", "genindex", "py-modindex", "search")
 NAVIGATION = {
     "How-to": "how-to",
     "Reference": "reference",
@@ -106,7 +107,8 @@ def _check_links(app: Sphinx, error: Exception | None) -> None:
     if error is not None or app.builder.format != "html":
         return
     site = Path(app.outdir).resolve()
-    pages = {path: _Page(path) for path in site.rglob("*.html")}
+    names = {*app.env.found_docs, *GENERATED}  # a page that no longer exists may still be there
+    pages = {path: _Page(path) for name in names if (path := site / f"{name}.html").exists()}
     for path, page in pages.items():
         for link in page.links:
             parts = urlsplit(link)
@@ -114,7 +116,8 @@ def _check_links(app: Sphinx, error: Exception | None) -> None:
                 continue
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             ids = pages[target].ids if target in pages else set()
-            if not target.exists() or (parts.fragment and unquote(parts.fragment) not in ids):
+            exists = target in pages or (target.suffix != ".html" and target.exists())
+            if not exists or (parts.fragment and unquote(parts.fragment) not in ids):
                 _log.warning("%s links to %s, which does not exist", path.relative_to(site), link)
 
 
