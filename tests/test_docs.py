@@ -56,7 +56,7 @@ AGAINST_SERVE = re.compile(r"^<!-- runs against serve -->\n```(sh|python)\n(.*?)
 EXAMPLE = re.compile(r"^<!-- (examples/\w+\.py) -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^(<!-- runs -->\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NO_DEFAULT = "\N{EN DASH}"
-COMMANDS_WITHOUT_OPTIONS = {"make", "pip", "pytest", "curl", "export", "."}
+COMMANDS_WITHOUT_OPTIONS = {"make", "pip", "pytest", "python3", "curl", "export", "."}
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=NAMES)
 

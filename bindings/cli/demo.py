@@ -52,6 +52,7 @@ this machine only. Phones are masked."""
 
 NEXT = """\
 Next steps (docs/quickstart.md explains each):
+  pip install '.[all]'           install the command into a virtual environment
   bindings db upgrade            create the tables in ./bindings.db
   bindings simulator             run a simulated provider; prints its settings
   bindings bind --help           then: lookup, check, history, trace, unbind
