@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from bindings.cli.options import RawValue
     from bindings.domain.binding import Binding
     from bindings.domain.takeover import Takeover
+    from bindings.lifecycle.bind import BindResult
     from bindings.lifecycle.unbind_all import ReleaseResult
 
 UNCLEAR = 6  # exit code, as for one unbind without a clear answer
@@ -61,28 +62,30 @@ def bind(
     recorded binding; do not bind again.
     """
     from bindings.errors import OutcomeUnknown
+    from bindings.validation import requests as validation
 
     required = options.report_missing(
         phone_a=phone_a, phone_b=phone_b, pool_number=pool_number, expire_s=expire_s, mode=mode
     )
     with context.open_service(as_json=as_json) as service, required:
         try:
-            binding = service.bind(
+            request = validation.bind_request(
                 phone_a=phone_a,
                 phone_b=phone_b,
                 pool_number=pool_number,
                 expire_s=expire_s,
                 mode=mode,
-                app_id=app_id,
+                app_id=service.runtime.app_id_or_default(app_id),
                 reference=reference,
                 idempotency_key=idempotency_key,
                 warn_s=warn_s,
                 max_expire_s=max_expire_s,
             )
+            result = service.bind_request(request)
         except OutcomeUnknown as unknown:
             _show(unknown.binding, as_json=as_json)
             raise
-    _show(binding, as_json=as_json)
+    _show_result(result, as_json=as_json)
 
 
 @click.command()
@@ -153,11 +156,11 @@ def replace(
     """
     from bindings.domain.takeover import find_takeover
     from bindings.errors import OutcomeUnknown
+    from bindings.validation import requests as validation
 
     with context.open_service(as_json=as_json) as service:
         try:
-            successor = service.replace(
-                binding_id,
+            changes = validation.replacement(
                 phone_a=phone_a,
                 phone_b=phone_b,
                 pool_number=pool_number,
@@ -168,13 +171,14 @@ def replace(
                 idempotency_key=idempotency_key,
                 force=force,
             )
+            result = service.replace_request(binding_id, changes)
         except OutcomeUnknown as unknown:
             _show(unknown.binding, as_json=as_json)
             raise
-        takeover = None if as_json else find_takeover(service.history(successor.id))
-    _show(successor, as_json=as_json)
+        takeover = None if as_json else find_takeover(service.history(result.binding.id))
+    _show_result(result, as_json=as_json)
     if not as_json:
-        _report_takeover(successor, takeover)
+        _report_takeover(result.binding, takeover)
 
 
 def _report_takeover(successor: Binding, takeover: Takeover | None) -> None:
@@ -306,6 +310,12 @@ def mark_absent(binding_id: str, *, reason: str | None, dry_run: bool, as_json: 
     _show(result.after, as_json=as_json)
     if dry_run:
         output.message("Dry run: nothing was changed; the binding is shown as it would be.")
+
+
+def _show_result(result: BindResult, *, as_json: bool) -> None:
+    _show(result.binding, as_json=as_json)
+    if result.replayed and not as_json:
+        output.message("An earlier call with this idempotency key made it: nothing was sent now.")
 
 
 def _show(binding: Binding, *, as_json: bool) -> None:

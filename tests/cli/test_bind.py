@@ -75,6 +75,11 @@ def test_bind_twice_with_one_key_sends_one_request(shell: Shell, simulator: Simu
     first, second = (shell.bind(A, B, "--idempotency-key", "k1") for _ in range(2))
     assert (first.code, second.code) == (0, 0)
     assert first.json["id"] == second.json["id"]
+    assert (first.err, second.err) == ("", ""), "with --json a program reads it"
+    options = ("--phone-a", A, "--phone-b", B, "--mode", "AXB", "--pool-number", "918806", "--expire-s", "3600")
+    third = shell.run("bind", *options, "--idempotency-key", "k1")
+    assert (third.code, first.json["id"] in third.out) == (0, True)
+    assert third.err == "An earlier call with this idempotency key made it: nothing was sent now.\n"
     assert simulator.counts.received == {"bind": 1}
 
 

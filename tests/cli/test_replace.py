@@ -29,7 +29,8 @@ def test_replace_prints_the_successor_and_what_changed(shell: Shell) -> None:
     assert "reason               replaced" in ended.out
     again = shell.run("replace", old["id"], "--phone-b", C, *KEY)
     assert (again.code, new["id"] in again.out, "91******02" in again.out) == (0, True, True)
-    replaced, gap, number = again.err.splitlines()
+    replay, replaced, gap, number = again.err.splitlines()
+    assert replay == "An earlier call with this idempotency key made it: nothing was sent now."
     assert replaced == f"It replaces binding {old['id']}, which has ended."
     assert gap.startswith("From the confirmed end of that one to the success of this one: 0.")
     changed = new["middle_number_a"] != old["middle_number_a"]
