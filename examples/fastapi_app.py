@@ -1,6 +1,6 @@
 """FastAPI: lend a number to a trip, and say whom to ring when it is called."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, HTTPException, Request
@@ -14,7 +14,7 @@ service = AsyncBindingService.open(actor="rides")
 
 
 @asynccontextmanager
-async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
     """Connect before the first request, and wait for calls under way after the last one."""
     async with service:
         yield
