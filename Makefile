@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LIBRARIES := $(VENV)/.libraries
 STAMP := $(VENV)/.installed
 DEMO := .venv-demo
 DEMO_STAMP := $(DEMO)/.installed
@@ -33,11 +34,14 @@ create = $(PYTHON) -m venv --clear $(1) 2>/dev/null \
 install = $(1)/bin/python -m pip install
 endif
 
-$(STAMP): requirements/dev.txt pyproject.toml
+$(LIBRARIES): requirements/dev.txt
 	@$(require-python)
 	@echo "Installing the tools and libraries of the developers into $(VENV)"
 	@$(call create,$(VENV))
 	@$(call install,$(VENV)) --compile --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(STAMP): $(LIBRARIES) pyproject.toml
 	@$(call install,$(VENV)) --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
