@@ -33,6 +33,7 @@ HOST_SILENT_AFTER = timedelta(seconds=60)  # without a sign of it for so long, a
 SCAN_OWED_SINCE = select(account.c.scan_owed_since).scalar_subquery()
 PHONE_INDEX_KEY = select(account.c.phone_index_key).scalar_subquery()
 PHONE_DATA_KEY = select(account.c.phone_data_key).scalar_subquery()
+WRITES_DIGITS = PHONE_INDEX_KEY.is_(None)  # the condition that phones are written as digits
 PHONES_SEALED_AT = select(account.c.phones_sealed_at).scalar_subquery()
 # What a transaction reads that records an intent, after it has its locks.
 BEFORE_INTENT = (SCAN_OWED_SINCE, PHONE_INDEX_KEY, PHONE_DATA_KEY)

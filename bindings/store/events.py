@@ -226,13 +226,13 @@ def _insert_event(tx: Transaction, event: dict[str, Any], detail: dict[str, Any]
 @cache
 def event_insert(dialect: SqlDialect) -> Insert:
     """Return the INSERT of one event: `event_params` and its binding (or `WITHOUT_BINDING`) are its parameters."""
-    row = event_select(
-        dialect,
-        this_tx(dialect),
-        bindparam("event_binding_id", type_=BindingId),
-        bindparam("event_sequence", type_=Integer),
-    )
-    return insert(events).from_select(INSERT_COLUMNS, row)
+    return insert(events).from_select(INSERT_COLUMNS, event_row(dialect))
+
+
+def event_row(dialect: SqlDialect) -> Select[*tuple[Any, ...]]:
+    """Return the SELECT of the row that `event_insert` inserts, for one with a condition."""
+    binding_id = bindparam("event_binding_id", type_=BindingId)
+    return event_select(dialect, this_tx(dialect), binding_id, bindparam("event_sequence", type_=Integer))
 
 
 @cache

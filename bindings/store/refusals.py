@@ -44,13 +44,16 @@ def record(
 ) -> bool:
     """Record a refused bind, with a `refused` event; return True.
 
-    Safe to repeat with the same id: after a COMMIT whose response was lost, the row is found.
+    Safe to repeat with the same id: after a COMMIT whose response was lost, the row is found. Raises `Busy` if
+    this process lacks the keys that phones are written with.
     """
     if tx.attempt > 1 and _exists(tx.connection, refusal_id):
         return True
     names = ("mode", "pool_number", "app_id", "reference")
     both = {name: getattr(request, name) for name in PHONES}
-    numbers = account.key_numbers(tx.connection) if keys_of(tx.connection.dialect) is not None else PLAIN
+    # Without keys one statement, which writes digits only if `account` says so, saves a round trip.
+    is_one_statement = tx.dialect.postgres and keys_of(tx.connection.dialect) is None
+    numbers = PLAIN if is_one_statement else account.key_numbers(tx.connection)
     row: dict[str, Any] = {name: getattr(request, name) for name in names} | {
         **phones.stored(tx.connection.dialect, numbers, "refusals", refusal_id, both),
         "id": refusal_id,
@@ -68,7 +71,9 @@ def record(
     event_detail = events.with_trace(event_detail)
     event = events.event_params(EventKind.REFUSED, caller, event_detail) | events.WITHOUT_BINDING
     if tx.dialect.postgres:
-        _insert_with_event(tx.dialect, tuple(row)).fetch_all(tx.connection, values | event)
+        both_rows = _insert_with_event(tx.dialect, tuple(row), is_one_statement=is_one_statement)
+        if not both_rows.fetch_all(tx.connection, values | event):
+            phones.require_keys(tx.connection.dialect, account.key_numbers(tx.connection))
         return True
     logged = events.event_insert(tx.dialect).returning(events_table.c.position, events_table.c.at)
     position, at = tx.connection.execute(logged, event).one()
@@ -88,9 +93,15 @@ def _exists(connection: Connection, refusal_id: str) -> bool:
 
 
 @cache
-def _insert_with_event(dialect: SqlDialect, names: tuple[str, ...]) -> CompiledStatement:
+def _insert_with_event(
+    dialect: SqlDialect, names: tuple[str, ...], *, is_one_statement: bool
+) -> CompiledStatement:
     """Build the statement that writes the event and the row with its position (PostgreSQL)."""
-    written = events.event_insert(dialect).returning(events_table.c.position, events_table.c.at).cte("logged")
+    event = events.event_row(dialect)
+    if is_one_statement:
+        event = event.where(account.WRITES_DIGITS)
+    logged = insert(events_table).from_select(events.INSERT_COLUMNS, event)
+    written = logged.returning(events_table.c.position, events_table.c.at).cte("logged")
     new_values = (bindparam(f"new_{name}", type_=refusals.c[name].type) for name in names)
     row = select(*new_values, written.c.at, written.c.position)
     recorded = (

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from bindings import failpoints
 from bindings.errors import PhoneInUse
 from bindings.jobs import phone_sealing
 from bindings.monitoring.audit import verify_database
 from bindings.sealing.keys import PublicKeys, create_key_file
-from bindings.store.schema import bindings, seals
+from bindings.store.schema import bindings, replicas, seals
 from tests.faults.harness import KILLED
+from tests.faults.test_pause import bind_request
 from tests.faults.test_restore import A, B, C, D, E, F, bind
 from tests.service.harness import feed_has_caught_up
 from tests.service.phone_keys import write_ring
@@ -95,6 +96,40 @@ def test_R1_encryption_killed_at_each_fail_point_goes_on_where_it_was(
         service.seal_events()
         assert verify(service, key).findings == ()
         assert experiment.simulator.counts.received["bind"] == 3, "no repeated bind was sent"
+
+
+@pytest.mark.parametrize("kind", MOSTLY_POSTGRES)
+@pytest.mark.parametrize(
+    ("point", "phone_a", "answer"),
+    [
+        ("bind.before_reserve", C, None),
+        ("bind.after_reserve", A, None),  # a refused bind is recorded
+        ("bind.after_answer", C, None),
+        ("bind.after_answer", C, "refuse:-35"),  # the phones are held
+    ],
+)
+def test_process_without_keys_that_was_stopped_while_phones_were_encrypted_writes_no_digits(
+    fault_harness: FaultHarness, kind: str, tmp_path: Path, point: str, phone_a: str, answer: str | None
+) -> None:
+    """A process that is silent for three minutes does not hinder the encryption."""
+    keys = {"phone_keys_file": str(write_ring(tmp_path / "ring"))}
+    with fault_harness.experiment(kind) as experiment:
+        with experiment.service() as service:
+            bind(service, A, B, "90")
+        if answer is not None:
+            experiment.simulator.script(answer, times=1, on="bind")
+        request = bind_request("91") | {"phone_a": phone_a, "phone_b": D}
+        stopped = experiment.start("run_binds", requests=[request], hook=(point, 1, "STOP"))
+        if not experiment.wait_until_stopped(stopped):
+            pytest.fail(experiment.log(stopped))
+        with experiment.service(**keys) as service:
+            forgotten = delete(replicas).where(replicas.c.phone_key_ids == [])
+            service.runtime.database.write(lambda tx: tx.connection.execute(forgotten))
+            assert phone_sealing.seal(service.runtime).complete
+            experiment.resume(stopped)
+            experiment.wait(stopped)
+            rows_by_table = phone_sealing.report(service.runtime).rows
+            assert {table: counts["digits"] for table, counts in rows_by_table.items() if counts["digits"]} == {}
 
 
 def start_sealer(experiment: Experiment, point: str, signal_name: str) -> Process:

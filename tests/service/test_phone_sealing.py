@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import delete, insert, select, text, update
 from uuid_utils import uuid7
 
 from bindings import errors, failpoints
@@ -24,10 +24,12 @@ from bindings.monitoring.phone_checks import of_phones
 from bindings.service import BindingService
 from bindings.store import account
 from bindings.store import phone_sealing as store
+from bindings.store import refusals as refusal_rows
 from bindings.store import replicas as replica_rows
 from bindings.store.schema import HEAD, SEALED_PHONES, bindings, holds, metadata, refusals, replicas
 from bindings.store.sessions import Search
-from tests.service.harness import POOL, A, B, C, D, E, F, G, H
+from bindings.validation import requests as validation
+from tests.service.harness import APP, POOL, A, B, C, D, E, F, G, H
 from tests.service.phone_keys import phone_keys, write_ring
 
 if TYPE_CHECKING:
@@ -142,6 +144,30 @@ def test_database_in_digits_is_encrypted_and_answers_as_before(harness: ServiceH
             "phones_sealed_at": harness.clock().isoformat(),
         },
     ]
+
+
+def test_refused_bind_is_not_recorded_in_digits_once_phones_are_encrypted(
+    harness: ServiceHarness, tmp_path: Path
+) -> None:
+    harness.bind(A, B)
+    without_keys, sealing = harness.service, ring_of(harness, tmp_path)
+    with pytest.raises(errors.PhoneInUse):
+        without_keys.bind(phone_a=A, phone_b=C, pool_number=POOL, expire_s=600, mode="AXB")
+    harness.database.write(
+        lambda tx: tx.connection.execute(delete(replicas).where(replicas.c.phone_key_ids == []))
+    )
+    assert phone_sealing.seal(sealing.runtime).complete
+    request = validation.bind_request(phone_a=A, phone_b=C, pool_number=POOL, expire_s=600, mode="AXB", app_id=APP)
+    runtime = without_keys.runtime
+    events = len(list(sealing.export_events()))
+    with pytest.raises(errors.Busy, match="which this process does not have; nothing was done"):
+        runtime.database.write(
+            lambda tx: refusal_rows.record(
+                tx, str(uuid7()), request, runtime.caller, code="phone-in-use", event_detail={}
+            )
+        )
+    assert phone_sealing.report(sealing.runtime).rows["refusals"] == {"digits": 0, "data:1": 1, "index:1": 1}
+    assert len(list(sealing.export_events())) == events
 
 
 def test_rows_from_before_the_encryption_are_found_beneath_a_process_that_knows_it_complete(

@@ -225,8 +225,7 @@ def _event_insert(recorder: _Recorder) -> None:
 
 
 def _refusal_record(recorder: _Recorder) -> None:
-    if recorder.dialect.name == "sqlite":
-        recorder.rows = [[(1, NOW)]]
+    recorder.rows = [[], [(1, NOW)]] if recorder.dialect.name == "sqlite" else [[(ID,)]]
     tx, holder = _transaction(recorder), FOREIGN_HOLDER
     refusals.record(tx, ID, request(), CALLER, code="phone-in-use", holder=holder, event_detail={})
 
@@ -395,7 +394,7 @@ CALLS: dict[str, tuple[Callable[[_Recorder], None], int]] = {
     "reserve_call": (_reserve_call, 1),
     "reserve_replay": (_reserve_replay, 1),
     "event_insert": (_event_insert, 1),
-    "refusal_record": (_refusal_record, 2),
+    "refusal_record": (_refusal_record, 3),
     "refusals_page": (_refusals_page, 1),
     "activate": (_activate, 1),
     "extend": (_extend, 1),

@@ -7,6 +7,10 @@ WITH logged AS (
         :event_kind::VARCHAR AS anon_18, clock_timestamp() AS clock_timestamp_1,
         :event_actor::VARCHAR AS anon_19, :event_request_id::VARCHAR AS anon_20,
         :event_detail::JSONB AS anon_21, :event_key_id::UUID AS anon_22
+    WHERE (
+        SELECT account.phone_index_key
+        FROM account
+    ) IS NULL
     RETURNING events.position, events.at
 ), recorded AS (
     INSERT INTO refusals (mode, pool_number, app_id, reference, phone_a, phone_b, id, code,
