@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 from bindings.errors import FieldError, InvalidRequest
 from bindings.sealing.chain import Chain
-from bindings.sealing.encoding import as_instant, event_bytes, parse_json
+from bindings.sealing.encoding import event_bytes, parse_json
 from bindings.sealing.findings import UNREADABLE, Finding, Findings
 from bindings.sealing.rows import RowComparison
 from bindings.sealing.seals import Seal, SealBody, cursor, head_of, is_restore
@@ -20,7 +21,6 @@ from bindings.store.seals import UnreadableEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from datetime import datetime
 
     from sqlalchemy import Connection
 
@@ -122,7 +122,7 @@ def _lines(file: TextIO, option: str, names: tuple[str, ...]) -> Iterator[dict[s
 
 
 def _to_seal(values: dict[str, Any]) -> Seal:
-    return Seal(**values | {"created_at": as_instant(values["created_at"])})
+    return Seal(**values | {"created_at": datetime.fromisoformat(values["created_at"])})
 
 
 def _with_none(event: dict[str, Any]) -> dict[str, Any]:

@@ -5,12 +5,11 @@ Pure. An older version recorded no such events: what was made before the first o
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from bindings.domain.acts import Act
 from bindings.domain.binding import EventKind
-from bindings.sealing.encoding import instant_text, sha256
+from bindings.sealing.encoding import plain_instant, sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -136,4 +135,4 @@ def _plain(name: str, value: Any) -> Any:
         return None
     if name == "reason":
         return value["text_sha256"] if isinstance(value, dict) else sha256(value.encode())
-    return instant_text(datetime.fromisoformat(value)) if name in _INSTANTS else value
+    return plain_instant(value) if name in _INSTANTS else value

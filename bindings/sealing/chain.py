@@ -75,9 +75,10 @@ class Chain:
         """Compare the next event of the feed; return the number of the seal that has it, or None."""
         if position <= self._last_event:
             self._report("event", "is not in the order of the feed", self.number, position, position)
-        self._last_event = max(position, self._last_event)
+        else:
+            self._last_event = position
         self.events += 1
-        while self._current is not None and position > self._current.end:
+        while self._current is not None and position > self._end:
             self._close()
             self._next()
         if self._current is None:
@@ -88,7 +89,7 @@ class Chain:
         else:
             self._tree.add(entry)
             self._restores += is_restore
-        return self.number
+        return self._current.number
 
     def accept_lost_head(self, head: str) -> None:
         """Accept a head that is not in the chain: an event says that a restore has lost it."""
@@ -137,7 +138,7 @@ class Chain:
         if self._current is None:
             return
         seal, previous = self._current, self.head
-        self.head = seal
+        self.head, self._end = seal, seal.end
         if seal.number in self._heads and seal.hash != self._heads[seal.number]:
             message = "has another hash than the head that was kept"
             self._other_heads[seal.number] = Finding(

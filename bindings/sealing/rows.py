@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from bindings.domain.acts import Act
 from bindings.domain.binding import EventKind
 from bindings.sealing.acts import act_faults, subject_of
-from bindings.sealing.encoding import as_instant, canonical, instant_text
+from bindings.sealing.encoding import canonical, parse_any_json, plain_instant
 from bindings.sealing.findings import UNREADABLE, Finding, Findings
 from bindings.sealing.groups import Groups
 from bindings.sealing.replay import replay
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
 
 WARNING_TOLERANCE_S = 1.0  # between two readings of the clock in one statement
 TEXT_DIGEST = "text_sha256"  # in the detail of an event, in place of a text that is stored apart
-_ROW = "row"
+_Record = tuple[int, dict[str, Any]]  # the number of the seal of an event (0: none), and the event
+_ROW = b"r"  # in place of the number of the seal
 
 
 class RowComparison:
@@ -52,40 +52,50 @@ class RowComparison:
 
     def add_event(self, entry: bytes, event: Mapping[str, Any], seal: int | None) -> None:
         """Add an event with its canonical bytes and the number of the seal that has it."""
-        place = b"%d " % (seal or 0)
         if event["binding_id"] is not None:
-            self._groups.add(b"binding " + event["binding_id"].encode(), place + entry)
-        self._note_act(event)
+            self._add(f"binding {event['binding_id']}", entry, seal)
+        if event["kind"] in (EventKind.ADMINISTERED, EventKind.EXPORTED):
+            self._note_act(event)
         if not self._with_rows:
             return
         subject = subject_of(event)
         if subject is not None:
-            self._groups.add(subject.encode(), place + entry)
-        position = _position(event)
-        if event["kind"] == EventKind.ERASED:
-            key = f"text {event['binding_id']}".encode()
-            self._groups.add(key, place + canonical({"erased": True} | position))
-            for hold_id in event["detail"].get("hold_ids", ()):
-                self._groups.add(b"hold " + hold_id.encode(), place + canonical({"erased": True} | position))
-        for proof in event["detail"].get("holds", ()):
-            self._groups.add(b"hold " + proof["id"].encode(), place + canonical(proof | position))
-        if event["kind"] == EventKind.HOLD_ENDED and "holds" not in event["detail"]:
+            self._add(subject, entry, seal)
+        self._add_erasure(event, seal)
+        self._add_proofs(event, seal)
+
+    def _add_erasure(self, event: Mapping[str, Any], seal: int | None) -> None:
+        """Note the texts and holds that an erasure deletes, if the event is of one."""
+        if event["kind"] != EventKind.ERASED:
+            return
+        erased = canonical({"erased": True} | _position(event))
+        self._add(f"text {event['binding_id']}", erased, seal)
+        for hold_id in event["detail"].get("hold_ids", ()):
+            self._add(f"hold {hold_id}", erased, seal)
+
+    def _add_proofs(self, event: Mapping[str, Any], seal: int | None) -> None:
+        """Add what the event proves of holds, and of texts that are stored apart from it."""
+        detail = event["detail"]
+        for proof in detail.get("holds", ()):
+            self._add(f"hold {proof['id']}", canonical(proof | _position(event)), seal)
+        if event["kind"] == EventKind.HOLD_ENDED and "holds" not in detail:
             self._older_hold_end = event["tx"], event["position"]
-        for name, value in event["detail"].items():
+        for name, value in detail.items():
             if isinstance(value, dict) and value.keys() == {TEXT_DIGEST}:
-                key = f"text {event['binding_id'] or event['position']}".encode()
                 proof = {"text": f"{event['position']} {name}", "facts": value[TEXT_DIGEST]}
-                self._groups.add(key, place + canonical(proof | position))
+                group = event["binding_id"] or event["position"]
+                self._add(f"text {group}", canonical(proof | _position(event)), seal)
+
+    def _add(self, key: str, record: bytes, seal: int | None) -> None:
+        self._groups.add(key, b"%d " % (seal or 0) + record)
 
     def _note_act(self, event: Mapping[str, Any]) -> None:
         """Note since when acts are recorded, and what retention has recorded as deleted."""
-        if event["kind"] not in (EventKind.ADMINISTERED, EventKind.EXPORTED):
-            return
         if self._acts_since is None:
-            self._acts_since = instant_text(as_instant(event["at"]))
+            self._acts_since = plain_instant(event["at"])
         detail = event["detail"]
         if detail.get("act") == Act.RETENTION_APPLIED:
-            kept_from = instant_text(as_instant(detail["kept_from"]))
+            kept_from = plain_instant(detail["kept_from"])
             self._kept_from = max(kept_from, self._kept_from or kept_from)
             if "gone_tx" in detail:
                 mark = detail["gone_tx"], detail["gone_position"]
@@ -93,8 +103,7 @@ class RowComparison:
 
     def add_row(self, subject: str, row: Mapping[str, Any]) -> None:
         """Add a row in plain values; `group` is what it is compared with, if that is not its `id`."""
-        group = row.get("group", row["id"])
-        self._groups.add(f"{subject} {group}".encode(), b"0 " + canonical({_ROW: dict(row)}))
+        self._groups.add(f"{subject} {row.get('group', row['id'])}", _ROW + canonical(dict(row)))
 
     def skip_missing(self, subject: str) -> None:
         """Accept that rows of a subject are missing: they could not be read."""
@@ -103,21 +112,18 @@ class RowComparison:
     def finish(self) -> None:
         """Compare every row with its events."""
         for key, records in self._groups.groups():
-            subject, _, identity = key.decode().partition(" ")
-            rows: list[dict[str, Any]] = []
-            history: list[tuple[int, dict[str, Any]]] = []
-            for record in records:
-                seal, _, text = record.partition(b" ")
-                values = json.loads(text.decode("utf-8", "surrogatepass"))
-                if _ROW in values:
-                    rows.append(values[_ROW])
-                else:
-                    history.append((int(seal), values))
+            subject, _, identity = key.partition(" ")
+            rows = [parse_any_json(text[1:]) for text in records if text.startswith(_ROW)]
+            history = [_parse(text) for text in records if not text.startswith(_ROW)]
             if rows or subject not in self._incomplete:
                 self._compare(subject, identity, history, rows)
 
     def _compare(
-        self, subject: str, identity: str, history: list[tuple[int, dict[str, Any]]], rows: list[dict[str, Any]]
+        self,
+        subject: str,
+        identity: str,
+        history: list[_Record],
+        rows: list[dict[str, Any]],
     ) -> None:
         try:
             if subject == "text":
@@ -200,19 +206,17 @@ class RowComparison:
             else:
                 values["held_until"] = proof["held_until"]
         if "held_until" in values:
-            values["held_until"] = instant_text(as_instant(values["held_until"]))
+            values["held_until"] = plain_instant(values["held_until"])
         is_later = self._older_hold_end is None or (history and _place(history[-1]) > self._older_hold_end)
         return values if is_later else {}
 
     def _is_hold_deletable(self, history: Sequence[Mapping[str, Any]]) -> bool:
         """Return whether retention has recorded that it deletes such a hold."""
-        ends = [instant_text(as_instant(proof["held_until"])) for proof in history]
+        ends = [plain_instant(proof["held_until"]) for proof in history]
         held_until = self._replay_hold(history).get("held_until", max(ends, default=""))
         return self._kept_from is not None and held_until < self._kept_from
 
-    def _compare_texts(
-        self, history: Sequence[tuple[int, dict[str, Any]]], rows: Iterable[Mapping[str, Any]]
-    ) -> None:
+    def _compare_texts(self, history: Sequence[_Record], rows: Iterable[Mapping[str, Any]]) -> None:
         """Compare the texts of a binding, or of an event without one, with the digests in their events."""
         is_erased = any("erased" in event for _, event in history)
         digests = {event["text"]: (seal, event) for seal, event in history if "text" in event}
@@ -231,9 +235,7 @@ class RowComparison:
         """Return whether retention has recorded the deletion of the event of a text: the text is deleted next."""
         return self.deleted_until is not None and int(text_id.partition(" ")[0]) <= self.deleted_until[1]
 
-    def _report(
-        self, subject: str, identity: str, message: str, history: Sequence[tuple[int, dict[str, Any]]]
-    ) -> None:
+    def _report(self, subject: str, identity: str, message: str, history: Sequence[_Record]) -> None:
         seals = [seal for seal, _ in history if seal]
         positions = [(event["tx"], event["position"]) for _, event in history]
         self._findings.add(
@@ -247,6 +249,11 @@ class RowComparison:
                 id=identity,
             )
         )
+
+
+def _parse(record: bytes) -> _Record:
+    seal, _, entry = record.partition(b" ")
+    return int(seal), parse_any_json(entry)
 
 
 def _place(event: Mapping[str, Any]) -> tuple[int, int]:

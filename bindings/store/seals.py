@@ -7,9 +7,10 @@ A seal is inserted once and never changed; triggers refuse the rest. What a seal
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import takewhile
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import LargeBinary, String, Text, and_, case, cast, exc, func, or_, select, text, type_coerce
@@ -18,37 +19,52 @@ from sqlalchemy.types import NullType
 from bindings.domain.acts import Act
 from bindings.domain.binding import EventKind
 from bindings.errors import Busy
-from bindings.sealing.encoding import instant_text, parse_json, sha256
+from bindings.sealing.encoding import instant_text, parse_any_json, parse_json, plain_instant, sha256
+from bindings.sealing.facts import OF_BINDING, facts_hash
 from bindings.sealing.findings import UNREADABLE
 from bindings.sealing.seals import BEGINNING, Seal, cursor
 from bindings.store import phones, sql
-from bindings.store.bindings import COLUMNS, FIELDS, PHONES, to_binding
+from bindings.store.bindings import FIELDS, PHONES
+from bindings.store.column_types import BindingId, BlindIndex, Instant
 from bindings.store.events import PARTITION_SPAN, after_position, oldest_running, retention_position
 from bindings.store.holds import COLUMNS as HOLD_COLUMNS
 from bindings.store.holds import hold_facts, to_hold
-from bindings.store.reserve import binding_facts, fingerprint
+from bindings.store.reserve import request_digest
 from bindings.store.schema import account, bindings, events, exports, holds, keys, texts, webhooks
 from bindings.store.schema import seals as table
 from bindings.store.texts import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-    from sqlalchemy import ColumnElement, Connection, Dialect, Select
+    from sqlalchemy import Column, ColumnElement, Connection, Dialect, Select
 
-    from bindings.domain.binding import Binding
     from bindings.domain.phone import Phone
     from bindings.store.database import Transaction
+    from bindings.store.phone_keys import DataKey
 
 _COLUMNS = sql.columns(table, Seal)
 KEY_COLUMNS = ("idempotency_key", "duplicate_key", "freed_key")
 MAX_ACTS = 200  # that are looked at; the limit of retention moves once a day
-SEALED_PHONES = ("phone_key", "phone_a_sealed", "phone_b_sealed")
 _SECRET = {"url", "secret", "old_secret"}
 _NOT_UTF_8 = "Could not decode to UTF-8"  # how the message of SQLite's driver begins
 _PRIVATE = {"phone_a", "phone_b", "reference", "idempotency_key"}  # the hash of the facts has them
-_PUBLIC = tuple(field for field in FIELDS if field not in _PRIVATE)
-EVENT_COLUMNS = tuple(events.c)  # every one: a column that is added later is sealed too
+_PUBLIC = (*(field for field in FIELDS if field not in _PRIVATE), "warn_at")
+
+
+def _raw(column: Column[Any]) -> ColumnElement[Any]:
+    """Return a column as the driver reads it, an id as text: most of it is only hashed or compared."""
+    as_text = cast(column, Text) if isinstance(column.type, BindingId) else type_coerce(column, NullType)
+    return as_text.label(column.name)
+
+
+_EVENT_NAMES = tuple(events.c.keys())  # every one: a column that is added later is sealed too
+_EVENT_COLUMNS = tuple(cast(column, Text) if column is events.c.detail else _raw(column) for column in events.c)
+_TYPED = (*PHONES, "phone_key")
+_HASHED = ("reference", *KEY_COLUMNS, "fingerprint", "facts_salt", *(f"{name}{phones.SUFFIX}" for name in PHONES))
+_BINDING_NAMES = (*_PUBLIC, "change_tx", *_TYPED, *_HASHED)
+_BINDING_COLUMNS = tuple(bindings.c[name] if name in _TYPED else _raw(bindings.c[name]) for name in _BINDING_NAMES)
+_BINDING_INSTANTS = tuple(name for name in _PUBLIC if isinstance(bindings.c[name].type, Instant))
 
 
 def last(connection: Connection) -> Seal | None:
@@ -79,7 +95,7 @@ def list_all(connection: Connection) -> Iterator[Seal]:
 
 
 def unsealed(connection: Connection, after: Seal | None, *, limit: int) -> list[dict[str, Any]]:
-    """Return up to `limit` final events after a seal, in the order of the feed, as dicts of their columns.
+    """Return up to `limit` final events after a seal, in the order of the feed, as `list_events`.
 
     They are of one partition: retention drops whole partitions, and so whole seals.
     """
@@ -87,12 +103,9 @@ def unsealed(connection: Connection, after: Seal | None, *, limit: int) -> list[
     statement = _feed().where(after_position(_end(after), postgres=postgres)).limit(limit)
     if postgres:
         statement = statement.where(events.c.tx < oldest_running())
-    rows = [row._asdict() for row in connection.execute(statement)]
-    return list(takewhile(lambda row: _partition(row) == _partition(rows[0]), rows))
-
-
-def _partition(row: dict[str, Any]) -> int:
-    return int(row["position"]) // PARTITION_SPAN
+    rows = list(_to_events(connection.execute(statement), parse_any_json))
+    partition = rows[0]["position"] // PARTITION_SPAN if rows else 0
+    return list(takewhile(lambda row: row["position"] // PARTITION_SPAN == partition, rows))
 
 
 def _end(seal: Seal | None) -> tuple[int, int]:
@@ -100,7 +113,7 @@ def _end(seal: Seal | None) -> tuple[int, int]:
 
 
 def _feed() -> Select[*tuple[Any, ...]]:
-    return select(*EVENT_COLUMNS).order_by(events.c.tx, events.c.position)
+    return select(*_EVENT_COLUMNS).order_by(events.c.tx, events.c.position)
 
 
 def oldest_unsealed(connection: Connection) -> datetime | None:
@@ -151,7 +164,7 @@ class UnreadableEvent:
 
 
 def list_events(connection: Connection) -> Iterator[dict[str, Any] | UnreadableEvent]:
-    """Yield every committed event, in the order of the feed, as dicts of their columns.
+    """Yield every committed event, in the order of the feed, as dicts of their columns; the instant is text.
 
     An event cannot be read on SQLite, which stores JSON as it was written, also if a name is there twice.
     """
@@ -214,13 +227,15 @@ def _next_event(connection: Connection, after: tuple[Any, Any] | None) -> dict[s
 
 
 def _read_events(connection: Connection, feed: Select[*tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
-    if sql.is_postgres(connection):
-        for row in _stream(connection, feed):
-            yield row._asdict()
-        return
-    for *values, text_of_detail in _stream(connection, feed.add_columns(cast(events.c.detail, Text))):
-        parse_json(text_of_detail)
-        yield dict(zip((column.name for column in EVENT_COLUMNS), values, strict=True))
+    return _to_events(_stream(connection, feed), parse_json)
+
+
+def _to_events(rows: Iterable[Any], parse: Callable[[str], Any]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        event = dict(zip(_EVENT_NAMES, row, strict=True))
+        event["at"] = plain_instant(event["at"])
+        event["detail"] = parse(event["detail"])
+        yield event
 
 
 def _stream(connection: Connection, statement: Select[*tuple[Any, ...]]) -> Iterator[Any]:
@@ -253,45 +268,53 @@ def list_bindings(connection: Connection) -> Iterator[dict[str, Any]]:
     `has_fingerprint` is whether the fingerprint is that of the request. A row whose phones do not open, or are not
     those by which it is found, has only its id and `unreadable`.
     """
-    names = ("fingerprint", "change_tx", "warn_at", "facts_salt", *SEALED_PHONES, *KEY_COLUMNS)
-    extra = [bindings.c[name].label(f"stored_{name}") for name in names]
-    extra += [type_coerce(bindings.c[name], String).label(f"stored_{name}") for name in PHONES]
-    for row in _stream(connection, select(*COLUMNS, *extra)):
-        stored = dict(zip((*names, *PHONES), row[len(COLUMNS) :], strict=True))
+    dialect = connection.dialect
+    for row in _stream(connection, select(*_BINDING_COLUMNS)):
+        stored = dict(zip(_BINDING_NAMES, row, strict=True))
         try:
-            binding = to_binding(row[: len(COLUMNS)])
-            if stored["facts_salt"] is not None:
-                salt = phones.opened_salt(row.phone_key, "bindings", binding.id, stored["facts_salt"])
-                stored["facts_salt"] = salt
-            values = _plain_binding(connection.dialect, binding, stored)
+            values = _plain_binding(dialect, stored)
         except Exception:  # noqa: BLE001 -- any way in which a changed row does not open
-            values = {"id": row.id, "unreadable": True}
-        yield values
+            values = None
+        yield {"id": stored["id"], "unreadable": True} if values is None else values
 
 
-def _plain_binding(dialect: Dialect, binding: Binding, stored: dict[str, Any]) -> dict[str, Any]:
-    if not all(_is_findable(dialect, getattr(binding, name), name, stored) for name in PHONES):
-        return {"id": binding.id, "unreadable": True}
-    keys = {name: stored[name] for name in KEY_COLUMNS if stored[name] is not None}
-    key, request = next(iter(keys.values()), None), binding
-    if key != binding.idempotency_key:
-        request = replace(binding, idempotency_key=key)
-    salt = stored["facts_salt"]
-    return {name: _plain(getattr(binding, name)) for name in _PUBLIC} | {
-        "warn_at": _plain(stored["warn_at"]),
+def _plain_binding(dialect: Dialect, stored: dict[str, Any]) -> dict[str, Any] | None:
+    """Return a row as `list_bindings` yields it, or None if its phones are not those by which it is found."""
+    binding_id, key = stored["id"], stored["phone_key"]
+    phones_by_name: dict[str, Any] = {}
+    for name in PHONES:
+        value, sealed = stored[name], stored[f"{name}_sealed"]
+        phone = phones.read_phone(key, f"bindings.{name}", binding_id, value, sealed)
+        if phone is None or not _is_findable(dialect, phone, value, sealed, key):
+            return None
+        phones_by_name[name] = phone
+    for name in _BINDING_INSTANTS:
+        if stored[name] is not None:
+            stored[name] = plain_instant(stored[name])
+    key_columns = [name for name in KEY_COLUMNS if stored[name] is not None]
+    request_values = stored | {"idempotency_key": stored[key_columns[0]] if key_columns else None}
+    facts = None
+    if stored["facts_salt"] is not None:
+        digits = {name: phone.digits for name, phone in phones_by_name.items()}
+        salt = phones.opened_salt(key, "bindings", binding_id, stored["facts_salt"])
+        facts = facts_hash(salt, request_values | digits, OF_BINDING)
+    digest = request_digest(SimpleNamespace(**(request_values | phones_by_name))) if key_columns else None
+    return {name: stored[name] for name in _PUBLIC} | {
         "change_tx": stored["change_tx"],
-        "facts": None if salt is None else binding_facts(salt, request),
-        "key_columns": sorted(keys),
-        "has_fingerprint": phones.has_fingerprint(dialect, stored["fingerprint"], fingerprint(request)),
+        "facts": facts,
+        "key_columns": sorted(key_columns),
+        "has_fingerprint": phones.has_fingerprint(dialect, stored["fingerprint"], digest),
     }
 
 
-def _is_findable(dialect: Dialect, phone: Phone, name: str, stored: dict[str, Any]) -> bool:
+def _is_findable(
+    dialect: Dialect, phone: Phone, value: Phone | BlindIndex, sealed: bytes | None, key: DataKey | None
+) -> bool:
     """Return whether the row has a phone by one of its texts, or says that it was erased."""
-    sealed = stored[f"{name}_sealed"]
     if phone.is_erased:
         return sealed is None
-    return stored[name] in phones.forms(dialect, phone) and (sealed is None) == (stored["phone_key"] is None)
+    text_of_row = value if isinstance(value, BlindIndex) else value.key
+    return text_of_row in phones.forms(dialect, phone) and (sealed is None) == (key is None)
 
 
 def list_holds(connection: Connection) -> Iterator[dict[str, Any]]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bindings.domain.binding import State
-from bindings.sealing.encoding import canonical, event_bytes, instant_text
+from bindings.sealing.encoding import canonical, event_bytes, instant_text, parse_json
 from bindings.sealing.merkle import MerkleTree
 from bindings.sealing.seals import SealBody
 
@@ -52,6 +56,54 @@ def test_fraction_is_written_as_text_and_an_instant_in_utc() -> None:
         instant_text(datetime(2026, 3, 1, 20, tzinfo=timezone(timedelta(hours=8))))
         == "2026-03-01T12:00:00.000000Z"
     )
+
+
+_names = st.text(st.characters(exclude_categories=()), max_size=8)
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | _names,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_names, inner, max_size=4),
+    max_leaves=9,
+)
+
+
+@given(st.dictionaries(_names, _values, max_size=5))
+def test_every_value_is_encoded_by_the_rules_and_read_back(value: dict[str, Any]) -> None:
+    def by_the_rules(inner: Any) -> str:
+        if isinstance(inner, dict):
+            members = (f"{by_the_rules(name)}:{by_the_rules(inner[name])}" for name in sorted(inner))
+            return f"{{{','.join(members)}}}"
+        if isinstance(inner, list):
+            return f"[{','.join(map(by_the_rules, inner))}]"
+        return json.dumps(repr(inner) if isinstance(inner, float) else inner, ensure_ascii=False)
+
+    encoded = by_the_rules(value).encode("utf-8", "surrogatepass")
+    assert canonical(value) == encoded
+    for text in (json.dumps(value), json.dumps(value, ensure_ascii=False, indent=1)):
+        assert canonical(parse_json(text)) == encoded
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a":1,"a":1}',
+        '{"a":1,"\\u0061":1}',
+        '{"b":[{"a":1,"a":{}}]}',
+        '{"a":"\\u003a","a":":"}',
+        '{"a":"\\u003A","a":1,"c":"\\u003A"}',
+    ],
+)
+def test_name_that_is_there_twice_is_no_json(text: str) -> None:
+    with pytest.raises(ValueError, match="a name is there twice"):
+        parse_json(text)
+
+
+def test_value_that_is_not_of_json_is_not_encoded() -> None:
+    """A blob must not pass for the text that is its base64."""
+    for column in ("actor", "kind", "tx"):
+        with pytest.raises(TypeError):
+            event_bytes(EVENT | {column: b"x"})
+    with pytest.raises(TypeError):
+        canonical({"a": [b"x"]})
 
 
 # RFC 6962, computed by the definition: the left part of a tree is the largest power of two below its size.

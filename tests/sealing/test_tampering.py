@@ -25,7 +25,6 @@ from bindings import errors
 from bindings.jobs import seal as seal_job
 from bindings.monitoring.audit import verify_connection
 from bindings.provider.simulator import Simulator
-from bindings.sealing.groups import Groups
 from bindings.sealing.keys import PublicKeys, create_key_file
 from bindings.store import schema
 from bindings.store.account import register_scope
@@ -658,11 +657,3 @@ def test_no_value_of_a_column_stops_the_verification(sealed: Sealed, table: Tabl
             finally:
                 savepoint.rollback()
     assert {name for name, _ in unreported} <= UNSEEN.get(table.name, set()), unreported
-
-
-def test_key_of_a_group_cannot_pass_for_a_record() -> None:
-    groups = Groups()
-    for key in (b"text 1 x\nbinding 2\t0 {}", b"text 1 x\t0 {}"):
-        with pytest.raises(ValueError, match="line feed or a tab"):
-            groups.add(key, b"0 {}")
-    groups.close()

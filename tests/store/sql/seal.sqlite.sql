@@ -3,8 +3,10 @@ FROM seals
 ORDER BY seals.number DESC
 LIMIT :param_1 OFFSET :param_2;
 
-SELECT events.position, events.tx, events.binding_id, events.sequence, events.kind, events.at,
-    events.actor, events.request_id, events.detail, events.key_id
+SELECT events.position AS position, events.tx AS tx, CAST(events.binding_id AS TEXT) AS binding_id,
+    events.sequence AS sequence, events.kind AS kind, events.at AS at, events.actor AS actor,
+    events.request_id AS request_id, CAST(events.detail AS TEXT) AS detail,
+    CAST(events.key_id AS TEXT) AS key_id
 FROM events
 WHERE events.tx = :tx_1
   AND events.position > :position_1
