@@ -49,9 +49,9 @@ def write_new(path: Path) -> None:
     try:
         secret_files.create(path, f"{json.dumps(ring, indent=2)}\n".encode())
     except FileExistsError:
-        raise _wrong("FILE", "exists already; nothing was written") from None
+        raise _wrong("FILE", "must name a new file: it exists, and was not changed") from None
     except OSError as error:
-        raise _wrong("FILE", f"cannot be written: {error.strerror}; nothing was written") from None
+        raise _wrong("FILE", f"must be writable: {error.strerror}") from None
 
 
 def _read(path: Path) -> str:

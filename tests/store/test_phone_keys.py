@@ -66,10 +66,10 @@ def test_new_file_has_keys_and_is_for_its_owner_only(tmp_path: Path) -> None:
     assert keys is not None
     assert keys.newest == NUMBERS
     written = file.read_text(encoding="ascii")
-    with pytest.raises(InvalidRequest, match="exists already"):
+    with pytest.raises(InvalidRequest, match="must name a new file"):
         phone_key_source.write_new(file)
     assert file.read_text(encoding="ascii") == written
-    with pytest.raises(InvalidRequest, match="cannot be written"):
+    with pytest.raises(InvalidRequest, match="must be writable"):
         phone_key_source.write_new(tmp_path / "no folder" / "keys")
 
 
