@@ -12,9 +12,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
+import io
 import json
+import os
 import re
 import sys
+from contextlib import redirect_stderr
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -33,15 +36,20 @@ assert {"psycopg", "cryptography", "litestar", "standardwebhooks", "structlog"} 
 sys.meta_path.insert(0, Missing())
 
 from bindings import BindingService, errors
+from bindings.cli.root import root
 from bindings.sealing import keys
 from bindings.store import phone_key_source
 from bindings.testing import open_environment, temporary_database
 
 def raised(call):
+    stderr = io.StringIO()
     try:
-        call()
+        with redirect_stderr(stderr):
+            call()
     except errors.InvalidRequest as error:
         return str(error)
+    except SystemExit as exited:
+        return f"{exited.code}: {stderr.getvalue()}"
 
 phone_key_source.write_new(Path("phone-keys.json"))
 Path("public.pem").write_text("")
@@ -58,10 +66,13 @@ with open_environment() as environment:
         "receiver": environment.receive_webhooks,
         "http": lambda: environment.serve().__enter__(),
         "deliver": lambda: environment.run_job("deliver"),
+        "serve": lambda: root(["serve"], standalone_mode=False),
+        "test of a webhook": lambda: root(["webhooks", "test", "no-such-id"], standalone_mode=False),
     }
     phones = {"phone_a": "9188067701", "phone_b": "9188067799"}
     environment.service.bind(**phones, pool_number="918806", expire_s=60, mode="AXB")
     environment.pass_time(120)
+    os.environ["BINDINGS_DATABASE_URL"] = environment.settings["database_url"]
     environment.service.webhooks.add(url="https://example.com/")
     print(json.dumps({name: raised(call) for name, call in calls.items()}))
 """
@@ -96,6 +107,8 @@ def test_call_without_the_library_of_an_extra_says_how_to_install_it(tmp_path: P
         "receiver": "server",
         "http": "server",
         "deliver": "server",
+        "serve": "server",
+        "test of a webhook": "server",
     }
     messages = json.loads(program.stdout)
     assert set(messages) == set(extra_of)
