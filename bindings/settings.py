@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
 PREFIX = "BINDINGS_"
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+# Loopback and RFC 1918, RFC 4193; not the link-local addresses, at which clouds serve credentials to each machine.
+PRIVATE_NETWORKS: tuple[Network, ...] = tuple(
+    ipaddress.ip_network(text)
+    for text in ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+)
 IGNORED_PREFIX = "BINDINGS_TEST_"  # variables of the test suite
 FROM_FILE = ("DATABASE_URL", "PROVIDER_API_KEY", "PROVIDER_API_SECRET")
 # Kubernetes sets these in every pod for a Service named `bindings` or `bindings-...`. The values count too: a
@@ -157,9 +162,11 @@ def _role_of(value: Any, info: ValidationInfo) -> Any:
 
 
 def _networks(value: Any) -> Any:
-    """Parse addresses and networks, separated by commas."""
+    """Parse addresses and networks, separated by commas, or `none`."""
     if isinstance(value, tuple):
         return value
+    if value == "none":
+        return ()
     try:
         return tuple(ipaddress.ip_network(part.strip()) for part in str(value).split(",") if part.strip())
     except ValueError:
@@ -225,7 +232,7 @@ class Settings(BaseModel):
     pool_low_share: Annotated[float, Field(gt=0, le=1)] = 0.9
     warn_s: Annotated[int, Field(ge=1, le=259_199)] | None = None
     trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = ()
-    webhook_networks: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = ()
+    webhook_networks: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = PRIVATE_NETWORKS
     # After `trusted_proxies`, and in this order: each is checked with those before it.
     identity_header: Annotated[HeaderName | None, AfterValidator(_identity_header)] = None
     roles_header: Annotated[HeaderName | None, AfterValidator(_roles_header)] = None

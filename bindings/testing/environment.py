@@ -39,7 +39,6 @@ DEFAULTS: SettingsValues = {
     "provider_api_secret": API_SECRET,
     "provider_app_id": APP_ID,
     "scan_calls_per_s": 1_000.0,  # a scan waits for nothing
-    "webhook_networks": "127.0.0.0/8",
 }
 
 

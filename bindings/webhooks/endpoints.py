@@ -167,7 +167,7 @@ class Webhooks:
         """Refuse a URL that names an address which no delivery is sent to; the addresses of a name come later."""
         address = literal_address(urlsplit(url).hostname or "")
         if address is not None and not is_public(address, self._networks):
-            message = "must not be an address inside: BINDINGS_WEBHOOK_NETWORKS names those that are allowed"
+            message = "must not be an address that is neither public nor in BINDINGS_WEBHOOK_NETWORKS"
             raise errors.InvalidRequest([errors.FieldError("url", message)])
 
     def _change(self, webhook_id: str, change: Callable[[Transaction, str], Webhook | None]) -> Webhook:

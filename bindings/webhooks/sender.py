@@ -376,7 +376,7 @@ def post(
 ) -> WebhookResponse:
     """Sign and send one message, once, and return the response; never raise. Only a 2xx means accepted.
 
-    Connects to public addresses and to those of `networks` only, so that no URL leads to other hosts inside.
+    Connects to public addresses and to those of `networks` only, so that no URL leads to other hosts.
     """
     start = time.monotonic()
     reply = http_transport.post(

@@ -110,7 +110,6 @@ def shell(sqlite_url: str, simulator: Simulator) -> Shell:
             "BINDINGS_PROVIDER_API_SECRET": API_SECRET,
             "BINDINGS_PROVIDER_APP_ID": "4luaKsL2",
             "BINDINGS_PROVIDER_TIMEOUT_S": "2",
-            "BINDINGS_WEBHOOK_NETWORKS": "127.0.0.0/8,::1",
             "BINDINGS_SCAN_CALLS_PER_S": "1000",
         }
     )

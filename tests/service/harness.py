@@ -153,7 +153,6 @@ def service_at(
         "provider_app_id": APP,
         "provider_timeout_s": 5.0,
         "scan_calls_per_s": 1_000.0,
-        "webhook_networks": "127.0.0.0/8,::1",
     }
     host = host_clock or HostClock(wall=clock.unix)
     config = load({}, database_url=url, **(values | settings))

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from bindings.domain.binding import EventKind
 from bindings.errors import InvalidRequest, NotFound
+from bindings.settings import Settings
 from tests import deliveries
 from tests.service.harness import A, B, C, Clock, D, E, F, ServiceHarness, feed_has_caught_up, service_at
 from tests.store.test_plans import _recorded
@@ -65,12 +66,32 @@ def test_invalid_url_is_refused_without_repeating_it(harness: ServiceHarness, ur
     ],
 )
 def test_address_inside_is_refused_when_a_webhook_is_added(harness: ServiceHarness, host: str) -> None:
-    service = harness.open(webhook_networks="")
+    service = harness.open(webhook_networks="none")
     messages = faults(lambda: service.webhooks.add(url=f"https://{host}:8443/x"))
     assert "BINDINGS_WEBHOOK_NETWORKS" in messages["url"]
     assert service.webhooks.list() == []
     harness.open(webhook_networks="0.0.0.0/0,::/0").webhooks.add(url=f"https://{host}:8443/x")
     assert len(service.webhooks.list()) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "is_allowed"),
+    [
+        *((host, True) for host in ("localhost", "127.0.0.1", "[::1]", "10.0.0.1", "172.31.0.9", "192.168.0.1")),
+        *(
+            (host, False)
+            for host in ("169.254.169.254", "[fe80::1]", "0.0.0.0", "100.64.0.1", "[::ffff:169.254.169.254]")
+        ),
+    ],
+)
+def test_private_addresses_are_allowed_by_default_and_link_local_ones_are_not(
+    harness: ServiceHarness, host: str, is_allowed: bool
+) -> None:
+    service = harness.open(webhook_networks=Settings().webhook_networks)
+    if is_allowed:
+        assert service.webhooks.add(url=f"https://{host}:8443/x").webhook.url
+    else:
+        assert list(faults(lambda: service.webhooks.add(url=f"https://{host}:8443/x"))) == ["url"]
 
 
 @pytest.mark.parametrize("kinds", [["expired", "born"], [], "expired", 7])
