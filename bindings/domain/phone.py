@@ -6,7 +6,12 @@ else is guessed. Invariant: only `.digits` returns the full number.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from bindings.domain.calling_codes import CALLING_CODES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 NATIONAL_DIGITS = (2, 17)  # the fewest and the most that can follow a country calling code
 ERASED = "erased"  # what is shown of an erased phone
@@ -47,7 +52,7 @@ class Phone:
     @property
     def digits(self) -> str:
         """Return the full number. Personal data: keep it out of logs, URLs and error texts."""
-        return ERASED if self.is_erased else self._digits
+        return _full(self._digits)
 
     @property
     def is_erased(self) -> bool:
@@ -80,7 +85,7 @@ class Phone:
         return hash(self._digits)
 
     def __str__(self) -> str:
-        return ERASED if self.is_erased else mask(self._digits)
+        return _masked(self._digits)
 
     def __repr__(self) -> str:
         return f"Phone({self})"
@@ -89,11 +94,49 @@ class Phone:
         return (Phone.stored, (self._digits,))
 
 
+class PhoneColumn:
+    """The phones of a column of rows, as they were stored. The repr has no digits."""
+
+    __slots__ = ("_stored",)
+
+    def __init__(self, stored: Sequence[str]) -> None:
+        self._stored = stored
+
+    def __repr__(self) -> str:
+        return f"PhoneColumn({len(self._stored)})"
+
+    def texts(self, *, revealed: Sequence[bool]) -> list[str]:
+        """Return for each phone what `Phone` shows of it: masked, or its digits if it is revealed."""
+        if any(revealed) or ERASED_MARK in "".join(self._stored):
+            pairs = zip(self._stored, revealed, strict=True)
+            return [_full(text) if full else _masked(text) for text, full in pairs]
+        return _mask_all(self._stored)
+
+
 def mask(digits: str) -> str:
     """Return the digits with at least half of them masked: a quarter, at most four, stay visible at either end."""
-    visible = min(4, len(digits) // 4)
-    masked = "*" * (len(digits) - 2 * visible)
-    return digits[:visible] + masked + digits[len(digits) - visible :]
+    visible, masked, end = _mask_of(len(digits))
+    return digits[:visible] + masked + digits[end:]
+
+
+def _mask_all(texts: Sequence[str]) -> list[str]:
+    """Return `mask` of each text; what depends on the length alone is determined once."""
+    masks = {length: _mask_of(length) for length in set(map(len, texts))}
+    return [text[:visible] + masked + text[end:] for text in texts for visible, masked, end in (masks[len(text)],)]
+
+
+def _mask_of(length: int) -> tuple[int, str, int]:
+    """Return what `mask` leaves visible of digits of this length: up to where, what then, and from where on."""
+    visible = min(4, length // 4)
+    return visible, "*" * (length - 2 * visible), length - visible
+
+
+def _masked(stored: str) -> str:
+    return ERASED if stored.startswith(ERASED_MARK) else mask(stored)
+
+
+def _full(stored: str) -> str:
+    return ERASED if stored.startswith(ERASED_MARK) else stored
 
 
 def _digits(number: object) -> str:

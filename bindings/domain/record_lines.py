@@ -13,17 +13,21 @@ import csv
 import io
 import json
 import re
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from itertools import chain, repeat
 from json.encoder import encode_basestring_ascii
 from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from bindings.domain.phone import Phone
+from bindings.domain.phone import Phone, PhoneColumn
 from bindings.domain.serialization import instant, to_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    Column: TypeAlias = Sequence[Any] | PhoneColumn
 
 FORMATS = ("csv", "ndjson")
 UTF8_MARK = "\ufeff"  # without it Excel takes the file for the encoding of its own country
@@ -41,6 +45,20 @@ _TYPED_VALUE = re.compile(r"-?[0-9]{1,15}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{
 _UTC = "+00:00"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class RecordColumns:
+    """A batch of records by column; its length is the number of records.
+
+    A column is a sequence of plain values, with instants as their texts; phones are a `PhoneColumn`.
+    """
+
+    by_name: Mapping[str, Any]
+    row_count: int
+
+    def __len__(self) -> int:
+        return self.row_count
+
+
 class LineEncoder:
     """Encodes records (dataclass instances or mappings with the same names) as lines of one format.
 
@@ -53,14 +71,17 @@ class LineEncoder:
         titles = [(name,) for name in names]
         self.header = UTF8_MARK + _csv_lines(names, titles, [False]) if file_format == "csv" else ""
 
-    def lines(self, records: Sequence[Any], *, revealed: bool | Sequence[bool] = False) -> str:
+    def lines(self, records: Sequence[Any] | RecordColumns, *, revealed: bool | Sequence[bool] = False) -> str:
         """Return the lines of some records; `revealed` says whether phones are in full, in all or in each."""
         if not records:
             return ""
-        values: Callable[[Any], tuple[Any, ...]] = _reader(self._names, records[0])
         in_full = [revealed] * len(records) if isinstance(revealed, bool) else revealed
-        columns = zip(*map(values, records), strict=True)
-        return self._encode(self._names, columns, in_full)
+        return self._encode(self._names, self._columns(records), in_full)
+
+    def _columns(self, records: Sequence[Any] | RecordColumns) -> Iterable[Column]:
+        if isinstance(records, RecordColumns):
+            return [records.by_name[name] for name in self._names]
+        return zip(*map(_reader(self._names, records[0]), records), strict=True)
 
 
 def json_lines(records: Iterable[Mapping[str, Any]]) -> str:
@@ -76,48 +97,79 @@ def _reader(names: Sequence[str], record: Any) -> Callable[[Any], tuple[Any, ...
     return lambda record: (read_one(record),)
 
 
-def _csv_lines(names: Sequence[str], columns: Iterable[tuple[Any, ...]], in_full: Sequence[bool]) -> str:
+def _csv_lines(names: Sequence[str], columns: Iterable[Column], in_full: Sequence[bool]) -> str:
     cells = [_csv_column(name, column, in_full) for name, column in zip(names, columns, strict=True)]
+    rows = list(zip(*cells, strict=True))
+    text = "\n".join([*map(",".join, rows), ""])
+    if len(names) > 1 and not _needs_quotes(text, len(rows), len(names)):
+        return text
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(zip(*cells, strict=True))
+    csv.writer(out, lineterminator="\n").writerows(rows)
     return out.getvalue()
 
 
-def _json_lines(names: Sequence[str], columns: Iterable[tuple[Any, ...]], in_full: Sequence[bool]) -> str:
-    line = "{" + ", ".join(f"{json.dumps(name).replace('%', '%%')}: %s" for name in names) + "}\n"
-    texts = [_json_column(column, in_full) for column in columns]
-    return "".join(map(line.__mod__, zip(*texts, strict=True)))
+def _needs_quotes(text: str, row_count: int, column_count: int) -> bool:
+    """Return whether a cell has what separates cells or lines, or a quote."""
+    if '"' in text or "\r" in text:
+        return True
+    return text.count(",") != row_count * (column_count - 1) or text.count("\n") != row_count
 
 
-def _csv_column(name: str, column: tuple[Any, ...], in_full: Sequence[bool]) -> list[str]:
+def _json_lines(names: Sequence[str], columns: Iterable[Column], in_full: Sequence[bool]) -> str:
+    parts: list[Iterable[str]] = []
+    for name, column in zip(names, columns, strict=True):
+        parts += repeat(f"{', ' if parts else '{'}{json.dumps(name)}: "), _json_column(column, in_full)
+    return "".join(chain.from_iterable(zip(*parts, repeat("}\n"), strict=False)))
+
+
+def _csv_column(name: str, column: Column, in_full: Sequence[bool]) -> list[str]:
     """Return the cells of a column."""
+    if isinstance(column, PhoneColumn):
+        return _text_cells(name, column.texts(revealed=in_full), _text_cell)
     kind = _kind(column)
     if kind in _CONVERTERS:
-        return ["" if text is None else text for text in _CONVERTERS[kind](column)]
+        return _once_if_equal(column, lambda values: _with("", _CONVERTERS[kind](values)))
     if kind == "text":
-        return _text_cells(name, ["" if value is None else value for value in column], _cached_text_cell)
+        return _once_if_equal(column, lambda values: _text_cells(name, _with("", values), _cached_text_cell))
     if kind == "phone":
         return _text_cells(name, list(map(_phone_text, column, in_full)), _text_cell)
     return [_csv_cell(name, value) for value in _plain(column, in_full)]
 
 
-def _json_column(column: tuple[Any, ...], in_full: Sequence[bool]) -> list[str]:
+def _json_column(column: Column, in_full: Sequence[bool]) -> list[str]:
     """Return the JSON texts of a column."""
+    if isinstance(column, PhoneColumn):
+        return list(map(encode_basestring_ascii, column.texts(revealed=in_full)))
     kind = _kind(column)
     if kind == "instant":
         return ["null" if text is None else f'"{text}"' for text in _instants(column)]
     if kind in _CONVERTERS:
-        return ["null" if text is None else text for text in _CONVERTERS[kind](column)]
+        return _once_if_equal(column, lambda values: _with("null", _CONVERTERS[kind](values)))
     if kind == "text":
-        return ["null" if value is None else encode_basestring_ascii(value) for value in column]
+        return _once_if_equal(
+            column,
+            lambda values: ["null" if value is None else encode_basestring_ascii(value) for value in values],
+        )
     return [json.dumps(value) for value in _plain(column, in_full)]
 
 
-def _plain(column: tuple[Any, ...], in_full: Sequence[bool]) -> Iterable[Any]:
+def _once_if_equal(column: Sequence[Any], convert: Callable[[Sequence[Any]], list[str]]) -> list[str]:
+    """Return the converted values of a column; if all are equal, only one of them is converted."""
+    if column.count(column[0]) == len(column):
+        return convert(column[:1]) * len(column)
+    return convert(column)
+
+
+def _with(absent: str, texts: Sequence[str | None]) -> list[str]:
+    """Return the texts with `absent` in place of None."""
+    return [absent if text is None else text for text in texts]
+
+
+def _plain(column: Sequence[Any], in_full: Sequence[bool]) -> Iterable[Any]:
     return (to_plain(value, revealed=full) for value, full in zip(column, in_full, strict=True))
 
 
-def _kind(column: tuple[Any, ...]) -> str:
+def _kind(column: Sequence[Any]) -> str:
     """Return what the values of a column are, besides None: "text", "integer", "instant", "phone", "other"."""
     types = set(map(type, column)) - {type(None)}
     if not types:
@@ -130,15 +182,15 @@ def _kind(column: tuple[Any, ...]) -> str:
     return "other"
 
 
-def _nothing(column: tuple[Any, ...]) -> Sequence[str | None]:
+def _nothing(column: Sequence[Any]) -> Sequence[str | None]:
     return column
 
 
-def _integers(column: tuple[Any, ...]) -> Sequence[str | None]:
+def _integers(column: Sequence[Any]) -> Sequence[str | None]:
     return [None if value is None else str(value) for value in column]
 
 
-def _instants(column: tuple[Any, ...]) -> Sequence[str | None]:
+def _instants(column: Sequence[Any]) -> Sequence[str | None]:
     values = [value for value in column if value is not None]
     joined = "\n".join(map(datetime.isoformat, values))
     in_utc = joined.count(_UTC) == len(values)
@@ -146,7 +198,7 @@ def _instants(column: tuple[Any, ...]) -> Sequence[str | None]:
     return [None if value is None else next(texts) for value in column]
 
 
-_CONVERTERS: dict[str, Callable[[tuple[Any, ...]], Sequence[str | None]]] = {
+_CONVERTERS: dict[str, Callable[[Sequence[Any]], Sequence[str | None]]] = {
     "none": _nothing,
     "integer": _integers,
     "instant": _instants,
@@ -161,9 +213,16 @@ def _text_cells(name: str, texts: list[str], cell: Callable[[str], str]) -> list
     """Return texts as cells of a column; `cell` converts one of them."""
     if name in _TYPED_COLUMNS:
         return [text if _TYPED_VALUE.fullmatch(text) else cell(text) for text in texts]
+    if _are_digits(texts):
+        return [text and f"'{text}" for text in texts]
     joined = "\n".join(["", *texts, ""])
     is_plain = ";" not in joined and "\t" not in joined and joined.count("\n") == len(texts) + 1
     return texts if is_plain and not _ANY_NOT_AS_TEXT.search(joined) else list(map(cell, texts))
+
+
+def _are_digits(texts: Sequence[str]) -> bool:
+    joined = "".join(texts)
+    return joined.isascii() and joined.isdigit()
 
 
 def _csv_cell(column: str, value: Any) -> str:

@@ -12,9 +12,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Generator, Iterable, Sequence
 
 Record = TypeVar("Record")
+
+_INSTANT_LENGTHS = {20, 27}  # of instants in whole seconds, and with a fraction
 
 
 def to_plain(value: Any, *, revealed: bool = False) -> Any:
@@ -52,6 +54,23 @@ def _names(record_type: Any) -> tuple[str, ...]:
 def instant(at: datetime) -> str:
     """Return an aware instant as RFC 3339 in UTC, with Z."""
     return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def stored_instants(texts: Sequence[str]) -> list[str]:
+    """Return `instant` of the texts as which a database has instants (ISO 8601; PostgreSQL writes a space for T).
+
+    Those that are regular and in UTC are converted all at once. ValueError if one is not an instant.
+    """
+    if not texts:
+        return []
+    joined = "\n".join(texts)
+    converted = joined.replace(" ", "T").replace("+00", "Z").replace(".000000Z", "Z")
+    if converted.count("Z") != len(texts) or converted.count("T") != len(texts):
+        return [instant(datetime.fromisoformat(text)) for text in texts]
+    return [
+        new if len(new) in _INSTANT_LENGTHS else instant(datetime.fromisoformat(text))
+        for new, text in zip(converted.split("\n"), texts, strict=True)
+    ]
 
 
 def batches(records: Iterable[Record], size: int = 1_000) -> Generator[list[Record], None, None]:

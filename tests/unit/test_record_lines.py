@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bindings.domain.binding import Mode, State
-from bindings.domain.phone import ERASED_MARK, Phone
-from bindings.domain.record_lines import LineEncoder, _csv_cell
+from bindings.domain.phone import ERASED_MARK, Phone, PhoneColumn
+from bindings.domain.record_lines import FORMATS, LineEncoder, RecordColumns, _csv_cell
 from bindings.domain.serialization import to_plain
 
 TEXTS = st.one_of(
@@ -25,14 +25,16 @@ TEXTS = st.one_of(
     ),
 )
 INSTANTS = st.integers(0, 2**42).map(lambda number: datetime.fromtimestamp(number / 1_000, UTC))
+ERASED_PHONES = st.just(Phone.stored(ERASED_MARK + "22"))
 PHONES = st.text("0123456789", min_size=1, max_size=20).map(Phone)
 COLUMNS = st.sampled_from(
     [
         TEXTS,
+        st.text("0123456789", max_size=8),
         INSTANTS,
         st.one_of(INSTANTS, INSTANTS.map(lambda at: at.astimezone(timezone(timedelta(hours=8))))),
         st.integers(),
-        st.one_of(PHONES, st.just(Phone.stored(ERASED_MARK + "22"))),
+        st.one_of(PHONES, ERASED_PHONES),
         st.sampled_from([*Mode, *State]),
         st.booleans(),
         st.dictionaries(TEXTS, TEXTS, max_size=2),
@@ -72,6 +74,20 @@ def test_csv_cells_are_those_of_the_single_values(table: tuple[list[dict[str, An
         [_csv_cell(name, record[name]) for name in NAMES] for record in plain
     )
     assert lines == out.getvalue()
+
+
+@given(st.lists(st.one_of(PHONES, ERASED_PHONES), min_size=1), st.data(), st.sampled_from(FORMATS))
+@settings(max_examples=50)
+def test_columns_of_phones_have_the_lines_of_their_phones(
+    phones: list[Phone], data: st.DataObject, file_format: str
+) -> None:
+    revealed = data.draw(st.lists(st.booleans(), min_size=len(phones), max_size=len(phones)))
+    encoder = LineEncoder(["phone_a", "version"], file_format)
+    by_name = {"phone_a": PhoneColumn([phone.key for phone in phones]), "version": range(len(phones))}
+    records = [{"phone_a": phone, "version": version} for version, phone in enumerate(phones)]
+    lines = encoder.lines(RecordColumns(by_name, len(phones)), revealed=revealed)
+    assert lines == encoder.lines(records, revealed=revealed)
+    assert not any(phone.key in repr(by_name) for phone in phones if len(phone.key) > 4)
 
 
 @pytest.mark.parametrize("file_format", ["csv", "ndjson"])

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from datetime import UTC, datetime, timedelta, timezone
+from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bindings.domain.record_lines import LineEncoder
-from bindings.domain.serialization import duration
+from bindings.domain.serialization import duration, instant, stored_instants
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.mark.parametrize(
@@ -17,6 +25,33 @@ from bindings.domain.serialization import duration
 )
 def test_duration_is_short_and_never_negative(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+STORED_FORMS: list[Callable[[datetime], str]] = [
+    lambda at: at.isoformat(timespec="microseconds").replace("+00:00", "Z"),  # SQLite
+    lambda at: re.sub(r"\.?0*\+", "+", at.isoformat(" ", "microseconds")).removesuffix(":00"),  # PostgreSQL
+    lambda at: at.astimezone(timezone(timedelta(hours=8))).isoformat(),
+    lambda at: at.isoformat(" "),
+]
+
+
+@given(st.lists(st.tuples(st.datetimes(timezones=st.just(UTC)), st.sampled_from(STORED_FORMS[:2]))), st.data())
+@settings(max_examples=100)
+def test_stored_instants_are_those_of_the_single_texts(
+    instants: list[tuple[datetime, Callable[[datetime], str]]], data: st.DataObject
+) -> None:
+    other = data.draw(
+        st.lists(st.tuples(st.just(datetime(2026, 1, 1, tzinfo=UTC)), st.sampled_from(STORED_FORMS)))
+    )
+    for pairs in (instants, [*instants, *other]):
+        texts = [write(at) for at, write in pairs]
+        assert stored_instants(texts) == [instant(at) for at, _ in pairs]
+
+
+@pytest.mark.parametrize("text", ["infinity", "-infinity", "10000-01-01 00:00:00+00", "0044-03-15 00:00:00+00 BC"])
+def test_stored_text_that_is_no_instant_here_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match="isoformat"):
+        stored_instants(["2026-01-01 00:00:00+00", text])
 
 
 @pytest.mark.parametrize(
