@@ -15,10 +15,11 @@ from bindings.store.binding_list import COUNTED, ROWS_READ
 from bindings.validation import fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from datetime import datetime
 
     from bindings.domain.binding import Binding
+    from bindings.domain.record_lines import RecordColumns
     from bindings.domain.search_filters import Order, SearchFilters
     from bindings.store.database import Database
 
@@ -88,6 +89,9 @@ class BindingList:
         """Return how many bindings were requested in [since, until)."""
         return self._database.read(binding_list.count_requested, since=since, until=until)
 
-    def export(self, filters: SearchFilters, *, order: Order) -> Iterator[Binding]:
-        """Stream every binding that matches, in this order, in memory that does not grow."""
+    def export(self, filters: SearchFilters, *, order: Order) -> Generator[RecordColumns, None, None]:
+        """Stream every binding that matches, in this order, in batches and memory that does not grow.
+
+        `LineEncoder.lines` takes each batch.
+        """
         yield from self._database.stream(binding_list.export, filters, self._database.now, order=order)

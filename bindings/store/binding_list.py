@@ -18,7 +18,9 @@ from bindings.domain.binding import State
 from bindings.domain.search_filters import Order
 from bindings.domain.value_counts import ValueCount
 from bindings.store import sql
-from bindings.store.bindings import COLUMNS, in_state, to_opened_binding
+from bindings.store.binding_columns import stored_columns, to_record_columns
+from bindings.store.bindings import COLUMNS, in_state
+from bindings.store.phone_keys import keys_of
 from bindings.store.queries import LONGEST_SPAN, conditions, run
 from bindings.store.schema import bindings
 
@@ -30,11 +32,13 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
     from bindings.domain.binding import Binding
+    from bindings.domain.record_lines import RecordColumns
     from bindings.domain.search_filters import SearchFilters
 
     Columns = ReadOnlyColumnCollection[str, Any]
 
 ROWS_READ = 10_000
+BATCH = 1_000  # of an export
 COUNTED = ("state", "mode", "app_id", "pool_number", "provider_status", "actor")
 _NO_COUNTED_FILTER: dict[str, None] = dict.fromkeys(COUNTED)
 
@@ -112,13 +116,15 @@ def position_of(binding: Binding, order: Order) -> Position:
 
 def export(
     connection: Connection, filters: SearchFilters, now: ColumnElement[datetime], *, order: Order
-) -> Iterator[Binding]:
+) -> Iterator[RecordColumns]:
     """Yield every binding that matches, in this order, in batches: memory stays constant."""
+    columns = stored_columns(postgres=sql.is_postgres(connection))
     matching = conditions(connection.dialect, filters, now)
-    statement = select(*COLUMNS).where(*matching).order_by(*_order_by(bindings.c, order))
-    with connection.execute(statement) as rows:  # also closed if the caller stops early
-        for row in rows:
-            yield to_opened_binding(row)
+    statement = select(*columns).where(*matching).order_by(*_order_by(bindings.c, order))
+    keys = keys_of(connection.dialect)
+    with connection.execute(statement) as result:  # also closed if the caller stops early
+        for rows in result.partitions(BATCH):
+            yield to_record_columns(rows, keys)
 
 
 @dataclass(frozen=True, slots=True)

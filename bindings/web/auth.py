@@ -23,6 +23,7 @@ from bindings.domain import roles
 from bindings.domain.acts import Act
 from bindings.domain.binding import Binding, Caller, EventKind
 from bindings.domain.hold import round_up
+from bindings.domain.record_lines import RecordColumns
 from bindings.domain.roles import Permission, Role
 from bindings.domain.serialization import fields
 from bindings.web import problems
@@ -87,9 +88,14 @@ class Principal:
         A reader of all may have replaced a binding of another caller: the phones of a refused request are that
         caller's then, so they are masked.
         """
-        own = self.has_permission(Permission.BIND) and binding.actor == self.actor
-        is_sender = own and (isinstance(binding, Binding) or not self.has_permission(Permission.READ))
-        return is_sender or self.has_permission(Permission.ROUTE)
+        if isinstance(binding, Binding) or not self.has_permission(Permission.READ):
+            return self.sees_phones_of(binding.actor)
+        return self.has_permission(Permission.ROUTE)
+
+    def sees_phones_of(self, actor: str) -> bool:
+        """Return whether phones of the bindings that this actor requested are shown in full without a reveal."""
+        own = self.has_permission(Permission.BIND) and actor == self.actor
+        return own or self.has_permission(Permission.ROUTE)
 
     def redact_holder(self, holder: Holder) -> Holder:
         """Return the holder; of another actor's binding only `why` stays, and its end rounded up to a minute.
@@ -120,6 +126,12 @@ class Principal:
         if not self.has_permission(Permission.READ):
             values["version"] = 0
         return values
+
+    def redact_columns(self, batch: RecordColumns) -> RecordColumns:
+        """Return bindings by column, as `redact_binding` returns each of them."""
+        if self.has_permission(Permission.READ):
+            return batch
+        return RecordColumns({**batch.by_name, "version": [0] * len(batch)}, len(batch))
 
     def redact_event(self, event: Event) -> Event:
         """Return the event, without what the role may not see.

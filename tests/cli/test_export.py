@@ -14,11 +14,14 @@ import stat
 import subprocess
 import sys
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import pytest
 
+from bindings.access.binding_list import BindingList
 from bindings.cli.export import _progress
 from bindings.domain.binding import Binding, Event
+from bindings.domain.record_lines import RecordColumns
 from bindings.service import BindingService
 from tests.cli.conftest import A, B, C, D
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from bindings.domain.search_filters import Order, SearchFilters
     from tests.cli.conftest import Shell
 
 
@@ -78,11 +82,13 @@ def test_failed_export_keeps_the_old_file_and_leaves_no_other(
     target = folder / "out.csv"
     target.write_text("the old one")
 
-    def broken(service: BindingService, **_: object) -> Iterator[Binding]:
-        yield service.search().data[0]
+    whole = BindingList.export
+
+    def broken(bindings: BindingList, filters: SearchFilters, *, order: Order) -> Iterator[RecordColumns]:
+        yield from whole(bindings, filters, order=order)
         raise RuntimeError("9188067701")
 
-    monkeypatch.setattr(BindingService, "export_bindings", broken)
+    monkeypatch.setattr(BindingList, "export", broken)
     result = shell.run("export", "bindings", "-o", str(target))
     assert result.code == 1
     assert "RuntimeError" in result.err
@@ -193,20 +199,27 @@ def test_csv_is_utf_8_with_its_mark_in_any_locale(shell: Shell, tmp_path: Path, 
     assert "\u8ba2\u5355-42" in content.decode("utf-8-sig")
 
 
-def test_export_holds_one_row_at_a_time(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    binding = _any_binding(shell)
-    alive: list[int] = []
+class Batch(RecordColumns):
+    """A batch that a weak set can hold: the class itself has slots."""
 
-    def many(_: BindingService, **__: object) -> Iterator[Binding]:
-        for number in range(5_000):
-            alive.append(number)
-            yield binding
-            alive.pop()  # the consumer takes the next row only after this one is written
-            assert not alive
 
-    monkeypatch.setattr(BindingService, "export_bindings", many)
+def test_export_holds_two_batches_at_a_time(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell.bind()
+    whole, alive, most = BindingList.export, WeakSet[Batch](), 0
+
+    def many(bindings: BindingList, filters: SearchFilters, *, order: Order) -> Iterator[RecordColumns]:
+        nonlocal most
+        [batch] = whole(bindings, filters, order=order)
+        for _ in range(50):
+            alive.add(copy := Batch(batch.by_name, len(batch)))
+            most = max(most, len(alive))
+            yield copy
+            del copy
+
+    monkeypatch.setattr(BindingList, "export", many)
     result = shell.run("export", "bindings", "--json")
-    assert len(result.out.splitlines()) == 5_000
+    assert len(result.out.splitlines()) == 50
+    assert most <= 3  # one is encoded, one waits for that, and the next is read
 
 
 def test_export_to_closed_pipe_exits_with_141_without_an_error(shell: Shell) -> None:
@@ -228,12 +241,6 @@ def test_export_to_closed_pipe_exits_with_141_without_an_error(shell: Shell) -> 
     assert "error" not in stderr
 
 
-def _any_binding(shell: Shell) -> Binding:
-    binding_id = shell.bind().json["id"]
-    with BindingService.open(database_url=shell.environment["BINDINGS_DATABASE_URL"]) as service:
-        return service.get(binding_id)
-
-
 @pytest.mark.parametrize(("total", "text"), [(4_000, "1,000 of 4,000 (25%)"), (None, "1,000"), (999, "1,000")])
 def test_progress_names_the_total_while_it_can_be_true(total: int | None, text: str) -> None:
     assert _progress(1_000, total) == text
@@ -244,8 +251,8 @@ def test_export_of_bindings_in_a_terminal_counts_them_first(shell: Shell, tmp_pa
     shell.bind(C, D)
     file = str(tmp_path / "out.csv")
     terminal, end = pty.openpty()
-    script = "from bindings.cli import export, root; export.PROGRESS_ROWS = 1; root.main()"
-    program = [sys.executable, "-c", script, "export", "bindings", "-o", file]
+    script = "from bindings.cli import root; from bindings.store import binding_list; binding_list.BATCH = 1"
+    program = [sys.executable, "-c", f"{script}; root.main()", "export", "bindings", "-o", file]
     subprocess.run(program, env=shell.whole_environment(), stderr=end, check=True)
     os.close(end)
     with open(terminal, "rb", buffering=0) as reader:  # noqa: PTH123 -- it is a descriptor

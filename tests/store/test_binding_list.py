@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,10 +12,12 @@ from sqlalchemy import insert
 from uuid_utils.compat import uuid7
 
 from bindings.access.binding_list import BindingList
-from bindings.domain.binding import Mode, State
-from bindings.domain.phone import Phone
+from bindings.domain.binding import Binding, Mode, State
+from bindings.domain.phone import ERASED_MARK, Phone
+from bindings.domain.record_lines import FORMATS, LineEncoder
 from bindings.domain.search_filters import Order, SearchFilters
-from bindings.store import binding_list
+from bindings.domain.serialization import field_names
+from bindings.store import binding_list, queries
 from bindings.store.binding_list import COUNTED
 from bindings.store.database import Database
 from bindings.store.schema import bindings
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bindings.access.binding_list import BindingListPage
-    from bindings.domain.binding import Binding
 
 ROWS = 300
 STATES = (*State, State.ACTIVE, State.EXPIRED)
@@ -79,8 +80,7 @@ def database(own_database_url: str) -> Iterator[Database]:
 
 
 def every_binding(database: Database) -> list[Binding]:
-    everything = SearchFilters()
-    return list(BindingList(database).export(everything, order=Order.OLDEST))
+    return list(database.stream(queries.export_bindings, since=None, until=None))
 
 
 def pages(database: Database, filters: SearchFilters, order: Order, *, size: int = 50) -> list[BindingListPage]:
@@ -152,8 +152,50 @@ def test_pages_have_every_matching_binding_once_in_order(
             expected = in_order(matching, order)
             listed = [each.id for page in pages(database, filters, order, size=20) for each in page.data]
             assert listed == expected, (name, order)
-            exported = [each.id for each in BindingList(database).export(filters, order=order)]
+            batches = BindingList(database).export(filters, order=order)
+            exported = [binding_id for batch in batches for binding_id in batch.by_name["id"]]
             assert exported == expected, (name, order)
+
+
+FIRST_INSTANT, LAST_INSTANT = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+ODD_TEXTS = (
+    'a "b", c',
+    "a\nb",
+    "a\r",
+    "a;=1",
+    "=1",
+    " +1",
+    "2026-11",
+    "1",
+    "",
+    "\u8ba2\u5355-42",
+    "\u0130\U0001f4de",
+)
+ODD_ROWS: list[dict[str, Any]] = [
+    *({"reference": text} for text in ODD_TEXTS),
+    {"requested_at": FIRST_INSTANT, "sent_at": FIRST_INSTANT.replace(microsecond=100_000)},
+    {"ended_at": LAST_INSTANT, "expires_at": LAST_INSTANT.replace(microsecond=0)},
+    {"sent_at": NOON.replace(microsecond=120)},
+    {"phone_a": f"{ERASED_MARK}22", "phone_b": "12345"},
+    {"middle_number_a": None, "middle_number_b": "10000000001", "bind_id": "-1", "provider_status": "-52"},
+]
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("revealed", [False, True])
+@pytest.mark.parametrize("batch", [1, 7, 1_000])
+def test_exported_columns_have_the_lines_of_the_bindings(
+    database: Database, monkeypatch: pytest.MonkeyPatch, file_format: str, *, revealed: bool, batch: int
+) -> None:
+    monkeypatch.setattr(binding_list, "BATCH", batch)
+    rng = random.Random(2)
+    inserted = [insert(bindings).values(row(ROWS + number, rng) | odd) for number, odd in enumerate(ODD_ROWS)]
+    database.write(lambda tx: [tx.connection.execute(statement) for statement in inserted])
+    encoder = LineEncoder(field_names(Binding), file_format)
+    batches = list(BindingList(database).export(SearchFilters(), order=Order.OLDEST))
+    assert {len(each) for each in batches[:-1]} <= {batch}
+    lines = [encoder.lines(each, revealed=revealed) for each in batches]
+    assert "".join(lines) == encoder.lines(every_binding(database), revealed=revealed)
 
 
 def test_page_stops_after_so_many_bindings_and_says_where(

@@ -24,7 +24,7 @@ from bindings.web.console.list_views import FilterValue, filter_values, may_be_p
 from bindings.web.console.page_context import PageContext, PageResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from bindings.access.access_log import AccessCounts, AccessLogPage
     from bindings.monitoring.audit import HistoryHead
@@ -107,11 +107,11 @@ async def export(request: Request[Any, Any, Any]) -> PageResponse:
     except InvalidRequest as error:
         return _refused(context, values, error)
 
-    def read(service: BindingService, _reason: str | None) -> Iterator[dict[str, Any]]:
+    def read(service: BindingService, _reason: str | None) -> Generator[Sequence[dict[str, Any]], None, None]:
         cursor, has_more = None, True
         while has_more:
             page = service.access_log.entries(**filters, cursor=cursor, limit=PER_PAGE)
-            yield from map(_row, page.data)
+            yield list(map(_row, page.data))
             cursor, has_more = page.next_cursor, page.next_cursor is not None
 
     columns = [COLUMN_NAMES.get(name, name) for name in field_names(AccessLogEntry)]

@@ -26,7 +26,7 @@ from bindings.web.console.export import stream_export
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
     from datetime import datetime
 
     from bindings.access.investigation import Replacement
@@ -135,12 +135,16 @@ async def export(request: Request[Any, Any, Any]) -> PageResponse:
     """Export the events of a binding; events contain no phones."""
     context = PageContext(request)
     binding, events = await _binding_and_events(context)
+
+    def read(_service: BindingService, _reason: str | None) -> Generator[Sequence[Event], None, None]:
+        yield events
+
     return await stream_export(
         context,
         view="history of a binding",
         narrowed={"binding_id": binding.id},
         columns=field_names(Event),
-        read=lambda _service, _reason: iter(events),
+        read=read,
     )
 
 

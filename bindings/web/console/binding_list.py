@@ -30,9 +30,10 @@ from bindings.web.console.list_views import FilterValue, filter_values, may_be_p
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
 
     from bindings.access.binding_list import BindingListPage, ValueCounts
+    from bindings.domain.record_lines import RecordColumns
     from bindings.domain.search_filters import SearchFilters
     from bindings.service import BindingService
 
@@ -146,7 +147,7 @@ async def export(request: Request[Any, Any, Any]) -> PageResponse:
     }
     narrowed = {name: value for name, value in narrowed.items() if value is not None}
 
-    def read(service: BindingService, reason: str | None) -> Iterator[Any]:
+    def read(service: BindingService, reason: str | None) -> Generator[RecordColumns, None, None]:
         if reason is not None:
             service.access_log.record_reveal_of_period(
                 since=filters.requested_from,

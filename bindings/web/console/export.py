@@ -9,15 +9,16 @@ from __future__ import annotations
 import hashlib
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from litestar import MediaType, Request, Response, get, post
 from litestar.response import Stream
 
 from bindings import errors
 from bindings.domain.binding import Binding, Event
-from bindings.domain.record_lines import LineEncoder
+from bindings.domain.record_lines import LineEncoder, RecordColumns
 from bindings.domain.roles import Permission
+from bindings.domain.search_filters import Order, SearchFilters
 from bindings.domain.serialization import batches, field_names, fields, to_plain
 from bindings.errors import FieldError, InvalidRequest, NotFound
 from bindings.validation import requests as validation
@@ -26,14 +27,15 @@ from bindings.web.api import serializers
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator, Iterator
+    from collections.abc import AsyncIterator, Callable, Generator, Sequence
     from datetime import datetime
 
     from bindings.service import BindingService
     from bindings.store.access_log import Export
     from bindings.web.auth import Principal
 
-BATCH = 1_000
+    Batch: TypeAlias = Sequence[Any] | RecordColumns
+
 VIEWS_WITHOUT_PHONES = ("events", "history of a binding", "access log")
 MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "ndjson": "application/x-ndjson"}
 
@@ -44,13 +46,13 @@ async def stream_export(
     view: str,
     narrowed: dict[str, Any],
     columns: list[str],
-    read: Callable[[BindingService, str | None], Iterator[Any]],
+    read: Callable[[BindingService, str | None], Generator[Batch, None, None]],
 ) -> PageResponse:
     """Return a list as a file, recorded in the access log before the first row. Not safe to repeat.
 
-    `read` yields the records, and records the reveals if it gets a reason. `narrowed` is the filter for the
-    manifest. Phones are masked. They are in full for a principal that may reveal and gives a reason, and in
-    bindings that the principal itself requested.
+    `read` yields the records in batches, and records the reveals if it gets a reason. `narrowed` is the filter
+    for the manifest. Phones are masked. They are in full for a principal that may reveal and gives a reason, and
+    in bindings that the principal itself requested.
     """
     principal = context.require_principal
     reason = context.form.get("reason") or None
@@ -69,11 +71,10 @@ async def stream_export(
     in_full = reason is not None or context.actor_filter is not None  # role app: each row is the principal's
 
     def lines() -> Generator[tuple[int, str], None, None]:
-        with closing(batches(read(service, reason), BATCH)) as record_batches:
+        with closing(read(service, reason)) as record_batches:
             for batch in record_batches:
-                revealed = [in_full or _is_own(context, record) for record in batch]
-                redacted = [_redacted(principal, record) for record in batch]
-                yield len(batch), encoder.lines(redacted, revealed=revealed)
+                revealed = in_full or _are_own(context, batch)
+                yield len(batch), encoder.lines(_redacted_batch(principal, batch), revealed=revealed)
 
     name = file_name(export_id, view, file_format)
     chunks = _file_chunks(context, export_id, encoder.header, lines())
@@ -88,8 +89,19 @@ async def stream_export(
     return context.set_export_cookie(context.add_headers(response), export_id)
 
 
-def _is_own(context: PageContext, record: Any) -> bool:
-    return isinstance(record, Binding) and context.sees_phones(record)
+def _are_own(context: PageContext, batch: Batch) -> list[bool]:
+    """Return for each record whether it is a binding whose phones the principal sees in full."""
+    if isinstance(batch, RecordColumns):
+        actors = batch.by_name["actor"]
+        sees = {actor: context.require_principal.sees_phones_of(actor) for actor in set(actors)}
+        return [sees[actor] for actor in actors]
+    return [isinstance(record, Binding) and context.sees_phones(record) for record in batch]
+
+
+def _redacted_batch(principal: Principal, batch: Batch) -> Batch:
+    if isinstance(batch, RecordColumns):
+        return principal.redact_columns(batch)
+    return [_redacted(principal, record) for record in batch]
 
 
 def _redacted(principal: Principal, record: Any) -> Any:
@@ -184,12 +196,13 @@ async def export_period(request: Request[Any, Any, Any]) -> PageResponse:
         return await _period_page(context, status=422, field_errors=error.field_errors)
     narrowed = {"from": to_plain(since), "to": to_plain(until)}
 
-    def read(service: BindingService, reason: str | None) -> Iterator[Any]:
+    def read(service: BindingService, reason: str | None) -> Generator[Batch, None, None]:
         if view == "events":
-            return service.export_events(since=since, until=until)
+            return batches(service.export_events(since=since, until=until))
         if reason is not None:
             service.access_log.record_reveal_of_period(since=since, until=until, reason=reason)
-        return service.export_bindings(since=since, until=until)
+        requested = SearchFilters(requested_from=since, requested_to=until)
+        return service.binding_list.export(requested, order=Order.OLDEST)
 
     columns = field_names(Event if view == "events" else Binding)
     return await stream_export(context, view=view, narrowed=narrowed, columns=columns, read=read)

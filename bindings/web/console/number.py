@@ -26,7 +26,7 @@ from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageRespo
 from bindings.web.console.search import load_search, names_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Sequence
 
     from bindings.access.investigation import NumberCounts
     from bindings.access.sessions import Search
@@ -91,14 +91,14 @@ async def export_of_search(request: Request[Any, Any, Any]) -> PageResponse:
 async def _export(context: PageContext, number: Phone, narrowed: dict[str, Any]) -> PageResponse:
     actor = context.actor_filter
 
-    def read(service: BindingService, reason: str | None) -> Iterator[Binding]:
+    def read(service: BindingService, reason: str | None) -> Generator[Sequence[Binding], None, None]:
         cursor, has_more = None, True
         while has_more:
             page = service.investigation.number_history(number, actor=actor, cursor=cursor, limit=MAX_LIMIT)
             if reason is not None and page.data:
                 ids = [binding.id for binding in page.data]
                 service.reveal(ids, reason=reason, what="export of a number's history")
-            yield from page.data
+            yield page.data
             cursor, has_more = page.next_cursor, page.next_cursor is not None
 
     return await stream_export(

@@ -30,7 +30,7 @@ from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageRespo
 from bindings.web.phone_questions import record_question
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Sequence
 
     from bindings.service import BindingService
     from bindings.web.auth import Principal
@@ -146,7 +146,7 @@ async def export(request: Request[Any, Any, Any]) -> PageResponse:
         search = Search(words=search.words)
     number, at, actor = search.number, search.at, context.actor_filter
 
-    def read(service: BindingService, reason: str | None) -> Iterator[dict[str, Any]]:
+    def read(service: BindingService, reason: str | None) -> Generator[Sequence[dict[str, Any]], None, None]:
         if number is None or at is None:
             matches = service.investigation.find_by_name(str(search.words), actor=actor)
             rows = [(binding, "named") for binding in matches.bindings]
@@ -155,8 +155,8 @@ async def export(request: Request[Any, Any, Any]) -> PageResponse:
             rows = number_at.bindings_with_relation(answer)
         if reason is not None and rows:
             service.reveal([binding.id for binding, _ in rows], reason=reason, what="export of search results")
-        for binding, relation in rows:
-            yield {"relation": relation} | context.require_principal.binding_fields(binding)
+        fields_of = context.require_principal.binding_fields
+        yield [{"relation": relation} | fields_of(binding) for binding, relation in rows]
 
     narrowed: dict[str, Any] = {"words": search.words}
     if number is not None:

@@ -1,0 +1,81 @@
+"""Bindings by column, for exports: no object is made for a row, as `bindings.to_binding` makes one.
+
+The statement reads every value in a form in which it can be written: an instant as text, a phone as it is stored.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Text, cast, type_coerce
+from sqlalchemy.types import NullType
+
+from bindings.domain.phone import PhoneColumn
+from bindings.domain.record_lines import RecordColumns
+from bindings.domain.serialization import stored_instants
+from bindings.store.bindings import COLUMNS, FIELDS, NAMES, PHONES
+from bindings.store.column_types import Instant
+from bindings.store.phone_keys import BLIND, data_key
+from bindings.store.phones import SUFFIX, read_digits
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import ColumnElement
+
+    from bindings.store.phone_keys import PhoneKeys
+
+_INSTANTS = tuple(name for name, column in zip(NAMES, COLUMNS, strict=True) if isinstance(column.type, Instant))
+
+
+@cache
+def stored_columns(*, postgres: bool) -> tuple[ColumnElement[Any], ...]:
+    """Return the columns to select for `to_record_columns`."""
+    return tuple(
+        cast(column, Text) if postgres and name in _INSTANTS else type_coerce(column, NullType)
+        for name, column in zip(NAMES, COLUMNS, strict=True)
+    )
+
+
+def to_record_columns(rows: Sequence[Sequence[Any]], keys: PhoneKeys | None) -> RecordColumns:
+    """Return bindings from their rows (the columns `stored_columns`), with their phones opened.
+
+    `Busy` if a phone does not open.
+    """
+    columns: dict[str, Sequence[Any]] = dict(zip(NAMES, zip(*rows, strict=True), strict=True))
+    by_name: dict[str, Any] = {name: columns[name] for name in FIELDS}
+    by_name |= {name: _instants(columns[name]) for name in _INSTANTS}
+    by_name |= {name: PhoneColumn(texts) for name, texts in _opened_phones(columns, keys).items()}
+    return RecordColumns(by_name, len(rows))
+
+
+def _instants(column: Sequence[Any]) -> Sequence[str | None]:
+    stored = [text for text in column if text is not None] if None in column else column
+    texts = stored_instants(stored)
+    if len(texts) == len(column):
+        return texts
+    present = iter(texts)
+    return [None if text is None else next(present) for text in column]
+
+
+def _opened_phones(columns: dict[str, Sequence[Any]], keys: PhoneKeys | None) -> dict[str, Sequence[str]]:
+    phones = {name: columns[name] for name in PHONES}
+    numbers = columns["phone_key"]
+    if numbers.count(None) == len(numbers) and not any(BLIND in "".join(texts) for texts in phones.values()):
+        return phones
+    sealed_rows = [
+        number is not None or any(text.startswith(BLIND) for text in texts)
+        for number, *texts in zip(numbers, *phones.values(), strict=True)
+    ]
+    data_keys = {number: None if number is None else data_key(keys, number) for number in set(numbers)}
+    opened: dict[str, Sequence[str]] = {}
+    for name, texts in phones.items():
+        column, sealed = f"bindings.{name}", columns[f"{name}{SUFFIX}"]
+        opened[name] = [
+            read_digits(data_keys[number], column, row_id, text, sealed_digits) if is_sealed else text
+            for is_sealed, number, row_id, text, sealed_digits in zip(
+                sealed_rows, numbers, columns["id"], texts, sealed, strict=True
+            )
+        ]
+    return opened
