@@ -86,6 +86,9 @@ screenshots: $(STAMP)  ## take the screenshots of the console in docs/images (ne
 bench: $(STAMP)  ## measure speed against the bare database drivers; prints a table, writes JSON
 	@$(BIN)/python -m benchmarks
 
+bench-smoke: $(STAMP)  ## compare the CPU time of lookups and binds with the budgets in benchmarks/budgets.toml
+	@$(BIN)/python -m benchmarks.smoke
+
 bench-full: $(STAMP)  ## run the bench with 10 M ended and 1 M live bindings on PostgreSQL
 	@$(BIN)/python -m benchmarks --full
 
@@ -126,4 +129,4 @@ lock:  ## regenerate requirements/*.txt from pyproject.toml (needs uv)
 clean:  ## remove all generated files and folders
 	rm -rf $(VENV) $(DEMO) $(DOCS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help install demo test test-browser screenshots soak bench bench-full docs clients lint format lock clean
+.PHONY: help install demo test test-browser screenshots soak bench bench-smoke bench-full docs clients lint format lock clean

@@ -16,6 +16,7 @@ import tempfile
 import time
 import traceback
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -62,40 +63,70 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).with_name("results")
 FAILED = "failed"
 SIZES = {"quick": data.QUICK, "default": data.DEFAULT, "full": data.FULL}
-# The measure of each target. P3 includes P9, P5 includes P17, P7 includes P8, and `burst` belongs to P5. Register
-# a new measure here.
-MEASURES: dict[str, Callable[[BenchContext], list[Result]]] = {
-    "P1": lookup.postgres,
-    "P2": lookup.sqlite,
-    "P3": growth.measure,
-    "P4": bind.measure,
-    "P5": sweep.measure,
-    "burst": burst.measure,
-    "P6": lag.measure,
-    "P7": service.measure,
-    "P10": restart.measure,
-    "P11": export.measure,
-    "P12": start.measure,
-    "P13": comparisons.measure,
-    "P14": pages.measure,
-    "P16": extend.measure,
-    "P18": encryption.measure,
-    "P19": history.measure,
-    "cost": cpu_cost.measure,
-    "scale": scale.measure,
-    "space": disk_space.measure,
-    "retention": retention.measure,
-    "vacuum": vacuum.measure,
-    "churn": churn.measure,
-    "updates": updates.measure,
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A function that measures, and the ids of the targets of its results."""
+
+    run: Callable[[BenchContext], list[Result]]
+    targets: tuple[str, ...]
+
+    def results(self, context: BenchContext) -> list[Result]:
+        """Return the results; raise `AssertionError` for one of a target that is not named here."""
+        results = self.run(context)
+        if undeclared := {result.target.id for result in results} - set(self.targets):
+            raise AssertionError(f"targets that MEASURES does not name: {', '.join(sorted(undeclared))}")
+        return results
+
+
+# By the name of the module. Register a new measure here.
+MEASURES = {
+    "lookup": Measure(lookup.postgres, ("P1",)),
+    "lookup-sqlite": Measure(lookup.sqlite, ("P2",)),
+    "growth": Measure(growth.measure, ("P3", "P9")),
+    "bind": Measure(bind.measure, ("P4",)),
+    "sweep": Measure(sweep.measure, ("P5", "P17")),
+    "burst": Measure(burst.measure, ("P5",)),
+    "lag": Measure(lag.measure, ("P6",)),
+    "service": Measure(service.measure, ("P7", "P8")),
+    "restart": Measure(restart.measure, ("P10",)),
+    "export": Measure(export.measure, ("P11",)),
+    "start": Measure(start.measure, ("P12",)),
+    "comparisons": Measure(comparisons.measure, ("P13",)),
+    "pages": Measure(pages.measure, ("P14",)),
+    "extend": Measure(extend.measure, ("P16",)),
+    "encryption": Measure(encryption.measure, ("P18",)),
+    "history": Measure(history.measure, ("P19",)),
+    "cpu_cost": Measure(cpu_cost.measure, ("cost",)),
+    "disk_space": Measure(disk_space.measure, ("space",)),
+    "scale": Measure(scale.measure, ("scale",)),
+    "retention": Measure(retention.measure, ("locks",)),
+    "vacuum": Measure(vacuum.measure, ("vacuum",)),
+    "churn": Measure(churn.measure, ("churn",)),
+    "updates": Measure(updates.measure, ("updates",)),
 }
+
+
+def select(names: str) -> list[str]:
+    """Return the measures that the names select: of measures, or of targets, which may have several.
+
+    Raises `ArgumentTypeError` for a name that is neither.
+    """
+    selected: dict[str, None] = {}
+    for name in names.split(","):
+        measures = [name] if name in MEASURES else [key for key in MEASURES if name in MEASURES[key].targets]
+        if not measures:
+            raise argparse.ArgumentTypeError(f"{name!r} is no measure and no target: {', '.join(MEASURES)}")
+        selected |= dict.fromkeys(measures)
+    return list(selected)
 
 
 def main() -> None:
     """Run the measures that the arguments name, and show the results; exit with 1 if a measure failed."""
     arguments = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # lets the context managers drop the databases
-    sizes, measure_names = SIZES[arguments.size], arguments.only.split(",")
+    sizes = SIZES[arguments.size]
     started_at = time.monotonic()
     with (
         _server(arguments) as server,
@@ -103,7 +134,7 @@ def main() -> None:
     ):
         environment = _environment(sizes, server)
         print(environment, flush=True)
-        results = [result for name in measure_names for result in _run_measure(name, context)]
+        results = [result for name in arguments.only for result in _run_measure(name, context)]
     print(table(results))
     path = _write(arguments.results, environment, results)
     print(f"{time.monotonic() - started_at:.0f} s, load {os.getloadavg()[0]:.1f} at the end; {path}")
@@ -141,7 +172,7 @@ def _memory() -> tuple[str, ...]:
 def _run_measure(name: str, context: BenchContext) -> list[Result]:
     started_at = time.monotonic()
     try:
-        results = MEASURES[name](context)
+        results = MEASURES[name].results(context)
     except NotMeasuredError as error:
         results = [Result(target=Target(id=name, title="-"), note=f"not measured: {error}")]
     except Exception as error:  # noqa: BLE001 -- the results of the other measures are still shown
@@ -160,7 +191,10 @@ def _arguments() -> argparse.Namespace:
         text = f"{sizes.live:,} live and {sizes.ended:,} ended bindings on PostgreSQL"
         parser.add_argument(f"--{name}", dest="size", action="store_const", const=name, help=text)
     parser.add_argument(
-        "--only", default=",".join(MEASURES), help="measures to run, separated by commas (default: %(default)s)"
+        "--only",
+        type=select,
+        default=",".join(MEASURES),
+        help="measures or targets, separated by commas (default: %(default)s)",
     )
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write the JSON and the plots to")
     parser.add_argument("--keep", action="store_true", help="keep the PostgreSQL databases, for the next run")

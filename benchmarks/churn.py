@@ -178,7 +178,7 @@ def _results(
     )
     return [
         Result(
-            target=Target(id="vacuum", title=f"{title}, with {NAMES[0]}", unit=unit),
+            target=Target(id="churn", title=f"{title}, with {NAMES[0]}", unit=unit),
             value=with_settings,
             note=f"{default:,.2f} {unit} with {NAMES[1]}",
             plot=plot if number == 0 else None,

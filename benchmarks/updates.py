@@ -50,7 +50,7 @@ def measure(context: BenchContext) -> list[Result]:
     time.sleep(1.0)
     return [
         Result(
-            target=Target(id="vacuum", title=f"updates of {table} that were heap-only", unit="%"),
+            target=Target(id="updates", title=f"updates of {table} that were heap-only", unit="%"),
             value=100.0 * heap_only / updates,
             note=f"{heap_only:,} of {updates:,}",
         )

@@ -42,7 +42,9 @@ def measure(context: BenchContext) -> list[Result]:
     )
     return [
         Result(
-            target=Target(id="P5", title=f"empty sweep after {curve.points[-1][0]:,.0f}, {curve.name}", unit="ms"),
+            target=Target(
+                id="vacuum", title=f"empty sweep after {curve.points[-1][0]:,.0f}, {curve.name}", unit="ms"
+            ),
             value=curve.points[-1][1],
             note=", ".join(f"{milliseconds:.2f} ms after {ended:,.0f}" for ended, milliseconds in curve.points),
             plot=plot if curve is curves[0] else None,
