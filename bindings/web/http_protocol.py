@@ -68,10 +68,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse the bytes, unless there are too many."""
-        if self._timer is None and (self.cycle is None or self.cycle.response_complete):
-            self._start_timer()
         self._received += len(data)
         super().data_received(data)
+        awaits_head = self.cycle is None or self.cycle.response_complete
+        if self._timer is None and awaits_head and not self.transport.is_closing():
+            self._start_timer()
         if self._timer is not None and self._received > MAX_HEAD_BYTES:
             self._refuse(problems.HeadTooLarge())
         elif self._received > MAX_BYTES_AROUND_BODY:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 DRAIN_S = 60  # a bind may take its send window, the call's limit and a failover of the database
 KEEP_ALIVE_S = 75  # longer than a proxy's usual 60 s, so that the proxy closes first
 BACKLOG = 1_024
+GARBAGE_OBJECTS = 10_000  # new objects after which they are collected; by default 700, in every request
 REFRESH_TIMEOUT_S = 20.0  # of metrics that are exported
 
 
@@ -139,6 +140,7 @@ def serve(
 
         gc.collect()
         gc.freeze()  # imported modules are permanent: without this every full collection would scan them again
+        gc.set_threshold(GARBAGE_OBJECTS, *gc.get_threshold()[1:])
         server = Server(app_state, start)
         server.run(sockets=[listener])
     app_state.executors.close()
