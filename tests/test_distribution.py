@@ -188,7 +188,8 @@ def test_locks_have_every_library_that_the_project_requires() -> None:
     def names(requirements: list[str]) -> set[str]:
         return {re.split(r"[\[<>=!; ]", requirement)[0] for requirement in requirements} - {project["name"]}
 
-    assert names(project["dependencies"]) <= pins("demo").keys()
+    for lock in ("demo", "docs"):
+        assert names(project["dependencies"]) <= pins(lock).keys()
     optional = [requirement for name, listed in extras.items() if name != "dev" for requirement in listed]
     assert names(optional) <= pins("production").keys()
     assert names(extras["dev"]) <= pins("dev").keys()
