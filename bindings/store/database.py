@@ -40,7 +40,7 @@ from bindings.errors import Busy
 from bindings.fork_safety import ProcessMark, keep_alive
 from bindings.store.column_types import Instant
 from bindings.store.compiled import CompiledStatement
-from bindings.store.engine import POOL_SIZE, codec_of, set_deadline, text_encoding
+from bindings.store.engine import POOL_SIZE, codec_of, in_autocommit, set_deadline, text_encoding
 from bindings.store.failures import DatabaseWaitTimeout, explain
 from bindings.store.process_connections import ProcessConnections, refuse
 from bindings.store.retry import with_retry
@@ -403,7 +403,8 @@ class Database(ProcessConnections):
 
     @contextmanager
     def _autocommit_transaction(self, wait_until: float, give_up_at: float) -> Iterator[Transaction]:
-        with self._writes.connect(wait_until, engine=self._autocommit_writer) as connection:
+        # From the writer's pool: a wait for a commit must never keep a lookup from its connection.
+        with self._writes.connect(wait_until) as connection, in_autocommit(connection):
             set_deadline(connection, give_up_at)
             transaction = self._new_transaction(connection, attempt=1, give_up_at=give_up_at)
             if self._read_clock is not None:

@@ -74,6 +74,18 @@ class DeadlineConnection(psycopg.Connection[Any]):
             raise psycopg.OperationalError("committed on this server, but perhaps on no standby")
         return response
 
+    def set_autocommit(self, value: bool) -> None:
+        """Change it for the next transactions; between two of them without a wait, which the driver would make."""
+        if self.pgconn.transaction_status == TransactionStatus.IDLE:
+            self._autocommit = value
+        else:
+            super().set_autocommit(value)
+
+    def rollback(self) -> None:
+        """Roll back the transaction, if there is one; the driver would make a wait also if there is none."""
+        if self.pgconn.transaction_status != TransactionStatus.IDLE:
+            super().rollback()
+
     def commit(self) -> None:
         """Commit the transaction; a wait for that is never cancelled at the server."""
         self._committing = True

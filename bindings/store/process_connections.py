@@ -101,8 +101,6 @@ class ProcessConnections(ForkSensitive):
         self._writes = connections()
         self._reads = connections(autocommit=True)
         self._engine, self._reader = self._writes.engine, self._reads.engine
-        # From the writer's pool: a wait for a commit must never keep a lookup from its connection.
-        self._autocommit_writer = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         if self._engine.dialect.name == "postgresql":
             event.listen(self._engine, "handle_error", self._drop_read_only_connections)
         # SQLite's own lock lets the threads of a process starve each other; this one is fair.

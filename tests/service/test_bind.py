@@ -207,7 +207,7 @@ def lose_reply_of_commit(database: Database, monkeypatch: pytest.MonkeyPatch, *,
         def in_one_statement(*arguments: Any, **values: Any) -> Any:
             result = change(*arguments, **values)
             (tx,) = (argument for argument in arguments if isinstance(argument, Transaction))
-            if tx.connection.engine is database._autocommit_writer:
+            if getattr(tx.connection.connection.driver_connection, "autocommit", False):
                 try:
                     lose()
                 except kind as error:
