@@ -184,7 +184,8 @@ def transition(
     if "state" in values:
         require_transition(from_states, values["state"])
     expressions = tuple((name, value) for name, value in values.items() if isinstance(value, _Now | ColumnElement))
-    bound = tuple(name for name in values if name not in dict(expressions))
+    computed = {name for name, _ in expressions}
+    bound = tuple(name for name in values if name not in computed)
     new_values = {f"new_{name}": values[name] for name in bound}
     held = values.get("held_until")
     if isinstance(held, HeldFromRecord):

@@ -22,7 +22,7 @@ from bindings.store.phone_keys import keys_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sqlalchemy import BindParameter, CompoundSelect, Connection, Dialect, Select
+    from sqlalchemy import CompoundSelect, Connection, Dialect, Select
 
     from bindings.store.phone_keys import PhoneKeys
 
@@ -66,10 +66,11 @@ class _Compiled:
         self.driver_error: type[Exception] = dialect.loaded_dbapi.Error
         # If the connection allows it (see `engine`), the server parses and plans the statement once.
         self.options = {"prepare": True} if dialect.name == "postgresql" else {}
-        self._values = [
-            (name, bind, bind.type.dialect_impl(dialect).bind_processor(dialect))
-            for name, bind in compiled.binds.items()
-        ]
+        binds = compiled.binds.items()
+        self._defaults = {name: bind.value for name, bind in binds}
+        self._clocks = [(name, bind.callable) for name, bind in binds if bind.callable is not None]
+        processors = [(name, bind.type.dialect_impl(dialect).bind_processor(dialect)) for name, bind in binds]
+        self._conversions = [(name, convert) for name, convert in processors if convert is not None]
         columns = list(statement.selected_columns)
         converters = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]
         self._converters = [(index, convert) for index, convert in enumerate(converters) if convert is not None]
@@ -79,7 +80,13 @@ class _Compiled:
 
     def parameters(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the driver's parameters: the values of this run, and the clock if it is read in this process."""
-        return {name: _bind_value(bind, convert, values) for name, bind, convert in self._values}
+        parameters = {**self._defaults, **values}
+        for name, read in self._clocks:
+            if name not in values:
+                parameters[name] = read()
+        for name, convert in self._conversions:
+            parameters[name] = convert(parameters[name])
+        return parameters
 
     def row(self, values: tuple[Any, ...]) -> Any:
         """Return a row of the driver with its values converted."""
@@ -87,8 +94,3 @@ class _Compiled:
         for index, convert in self._converters:
             row[index] = convert(row[index])
         return self._row(row)
-
-
-def _bind_value(bind: BindParameter[Any], convert: Convert | None, values: Mapping[str, Any]) -> Any:
-    value = values.get(bind.key, bind.effective_value)
-    return value if convert is None else convert(value)

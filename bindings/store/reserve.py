@@ -17,7 +17,7 @@ from sqlalchemy import String, and_, bindparam, literal_column, null, select, ty
 
 from bindings.domain import conflict
 from bindings.domain.acts import RestoreCause
-from bindings.domain.binding import Binding, EventKind, Holder, Mode, State
+from bindings.domain.binding import Binding, BindRequest, EventKind, Holder, Mode, State
 from bindings.domain.hold import HoldReason
 from bindings.sealing.facts import OF_BINDING, facts_hash, new_salt
 from bindings.store import account, events, rollback_detection
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, Row, Select
 
-    from bindings.domain.binding import BindRequest, Caller
+    from bindings.domain.binding import Caller
     from bindings.domain.conflict import Policy
     from bindings.domain.phone import Phone
     from bindings.store.database import SqlDialect, Transaction
@@ -66,6 +66,8 @@ _DETAIL = (
     "settle_by",
     "held_until",
 )
+
+_REQUESTED = tuple(field.name for field in fields(BindRequest))
 
 SEND_WINDOW_S = 5.0  # from the intent to the last instant at which its request may be sent
 SETTLE_MARGIN_S = 1.0  # past the call's own timeout
@@ -364,7 +366,7 @@ def new_intent(
 ) -> Binding:
     """Return the pending binding of a request that is recorded at the instant `now`."""
     unset = dict.fromkeys(FIELDS)
-    requested = {field.name: getattr(request, field.name) for field in fields(request)}
+    requested = {name: getattr(request, name) for name in _REQUESTED}
     initial = {"id": binding_id, "scope": limits.scope, "state": State.PENDING, "version": 1}
     origin = {"actor": caller.actor, "request_id": caller.request_id, "warn_s": limits.warning(request)}
     deadlines = limits.lifetimes(now, request.provider_expire_s)

@@ -49,7 +49,6 @@ UNSETTLED = (State.PENDING, State.IN_DOUBT)
 FREES_KEY = frozenset(
     {Reason.NEVER_SENT, Reason.ACCOUNT, Reason.CLOCK, Reason.IN_USE, Reason.NO_NUMBER, Reason.REQUEST}
 )
-_NO_COLUMNS = {"hold", "longest_hold", "warn_s", "takeover"}  # of `Success`; the intent has `warn_s` already
 # The constraint that is violated if another active binding has the provider's bindId: its name, and its columns on
 # SQLite.
 BIND_ID_TAKEN = ("uq_bindings_app_id_bind_id", "bindings.app_id, bindings.bind_id")
@@ -94,8 +93,13 @@ class Success:
         return facts | dict(self.takeover or {})
 
     def _facts(self) -> dict[str, Any]:
-        names = (field.name for field in fields(self))
-        return {name: getattr(self, name) for name in names if name not in _NO_COLUMNS}
+        return {name: getattr(self, name) for name in _FACTS}
+
+
+# The columns that a success sets; the intent has `warn_s` already.
+_FACTS = tuple(
+    field.name for field in fields(Success) if field.name not in {"hold", "longest_hold", "warn_s", "takeover"}
+)
 
 
 def warn_at(expires_at: datetime, warn_s: int | None) -> datetime | None:
