@@ -233,7 +233,7 @@ def _success_statement(
 
     def activate(tx: Transaction) -> Binding | None:
         hit("bind.settle_in_transaction")
-        return settle.activate(tx, send_clock.intent.id, success, runtime.caller)
+        return settle.activate(tx, send_clock.intent, success, runtime.caller)
 
     return activate
 
@@ -243,7 +243,7 @@ def _apply_outcome(runtime: Runtime, tx: Transaction, send_clock: SendClock, out
     match outcome:
         case BindSucceeded():
             success = send_clock.success(outcome, runtime.guard_s(intent))
-            return settle.settle_success(tx, intent.id, success, caller)
+            return settle.settle_success(tx, intent, success, caller)
         case Refused(refusal=Refusal.IN_USE):
             policy = runtime.limits.policy
             return settle.settle_in_use(tx, intent, caller, status=outcome.status, policy=policy)

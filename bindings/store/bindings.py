@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Interval, and_, bindparam, exists, func, o
 from bindings.domain.binding import Binding, Mode, State
 from bindings.store import events, sql
 from bindings.store.column_types import BindingId, BlindIndex
-from bindings.store.phones import read_phone, require_open
+from bindings.store.phones import by_form, read_phone, require_open
 from bindings.store.schema import bindings, holds
 
 if TYPE_CHECKING:
@@ -86,12 +86,13 @@ def to_binding(row: Sequence[Any] | Row[Any], phone_by_index: Mapping[str, Phone
     return binding
 
 
-def to_opened_binding(row: Sequence[Any] | Row[Any]) -> Binding:
+def to_opened_binding(row: Sequence[Any] | Row[Any], phone_by_index: Mapping[str, Phone] = _NONE) -> Binding:
     """Return a binding from its row with its phones opened; `Busy` if one does not open.
 
     For a change, in its transaction: an error that came with the response would come after the change.
+    `phone_by_index` as for `to_binding`.
     """
-    binding = to_binding(row)
+    binding = to_binding(row, phone_by_index)
     require_open((binding.phone_a, binding.phone_b))
     return binding
 
@@ -172,13 +173,15 @@ def transition(
     from_states: tuple[State, ...],
     detail: dict[str, Any] | None = None,
     condition: str | None = None,
+    known_phones: Sequence[Phone] = (),
     **values: Any,
 ) -> Binding | None:
     """Change one binding if it is still in one of `from_states`, and write its event; return it as changed.
 
     A value may be an expression of columns of the row, `NOW`, or a `HeldFromRecord`; the results of the last
     two are also put into the detail. Returns None and writes nothing if the row is in another state or the
-    condition is not met: the caller reads it again and decides. Raises `ValueError` for a change of state that the
+    condition is not met: the caller reads it again and decides. Those of the row's phones that are in
+    `known_phones` are not decrypted again. Raises `ValueError` for a change of state that the
     table of transitions does not have (I5).
     """
     if "state" in values:
@@ -194,7 +197,9 @@ def transition(
         tx.dialect, from_states, condition, bound, expressions, from_record=isinstance(held, HeldFromRecord)
     )
     rows = statement.run(tx, kind, caller, detail or {}, of_id=binding_id, **new_values)
-    return to_opened_binding(rows[0][:-1]) if rows else None
+    if not rows:
+        return None
+    return to_opened_binding(rows[0][:-1], by_form(tx.connection.dialect, known_phones))
 
 
 def require_transition(from_states: tuple[State, ...], to_state: State) -> None:

@@ -107,7 +107,7 @@ def warn_at(expires_at: datetime, warn_s: int | None) -> datetime | None:
     return None if warn_s is None else expires_at - timedelta(seconds=warn_s)
 
 
-def activate(tx: Transaction, binding_id: str, success: Success, caller: Caller) -> Binding | None:
+def activate(tx: Transaction, intent: Binding, success: Success, caller: Caller) -> Binding | None:
     """Record a success for a pending or in-doubt binding, in one statement.
 
     None if it is settled already, or if another active binding or a hold has its bind_id.
@@ -119,11 +119,12 @@ def activate(tx: Transaction, binding_id: str, success: Success, caller: Caller)
         values["held_until"] = HeldFromRecord(at_least=success.held_until, hold=success.hold)
     return transition(
         tx,
-        binding_id,
+        intent.id,
         EventKind.ACTIVATED,
         caller,
         from_states=UNSETTLED,
         condition="bind_id_unused",
+        known_phones=(intent.phone_a, intent.phone_b),
         detail=success.detail(),
         state=State.ACTIVE,
         provider_status=None,
@@ -132,24 +133,24 @@ def activate(tx: Transaction, binding_id: str, success: Success, caller: Caller)
     )
 
 
-def settle_success(tx: Transaction, binding_id: str, success: Success, caller: Caller) -> Binding:
+def settle_success(tx: Transaction, intent: Binding, success: Success, caller: Caller) -> Binding:
     """Record a success and return the binding as recorded. A success for an ended binding is not dropped.
 
     It becomes a hold on both phones, with its origin and a `late_success` event, until `recover` has unbound it.
     What the provider made under the same bind_id before is over: it ends here too, and is owed no unbind. Safe to
     repeat: the same success twice changes nothing.
     """
-    row = activate(tx, binding_id, success, caller)
-    if row is None and _end_earlier_use(tx, get(tx, binding_id), success.bind_id, caller):
-        row = activate(tx, binding_id, success, caller)
+    row = activate(tx, intent, success, caller)
+    if row is None and _end_earlier_use(tx, get(tx, intent.id), success.bind_id, caller):
+        row = activate(tx, intent, success, caller)
     if row is not None:
         return row
-    current = get(tx, binding_id)
+    current = get(tx, intent.id)
     proofs = None if current.bind_id == success.bind_id else holds.hold_late_success(tx, current, success, caller)
     if proofs is not None:
         detail = {"bind_id": success.bind_id, "holds": holds.details(proofs)}
-        events.append(tx, binding_id, EventKind.LATE_SUCCESS, caller, detail)
-        current = get(tx, binding_id)
+        events.append(tx, intent.id, EventKind.LATE_SUCCESS, caller, detail)
+        current = get(tx, intent.id)
     return current
 
 

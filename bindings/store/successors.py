@@ -239,7 +239,7 @@ def clear(
     current = get(tx, successor.id)
     if current.waits_for is None or in_doubt(now):  # without `waits_for`: an earlier attempt has committed
         return current
-    deadlines = limits.lifetimes(now, successor.provider_expire_s)
+    deadlines: dict[str, Any] = limits.lifetimes(now, successor.provider_expire_s)
     cleared = transition(
         tx,
         successor.id,

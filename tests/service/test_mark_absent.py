@@ -107,7 +107,7 @@ def test_late_success_after_a_wrong_mark_absent_is_recorded_held_and_unbound(har
         warn_s=None,
     )
     caller = harness.service.runtime.caller
-    harness.database.write(lambda tx: settle.settle_success(tx, binding.id, success, caller))
+    harness.database.write(lambda tx: settle.settle_success(tx, binding, success, caller))
     assert harness.service.get(binding.id).state is State.FAILED
     assert harness.kinds(binding)[-1] is EventKind.LATE_SUCCESS
     with pytest.raises(errors.PhoneInUseAtProvider):

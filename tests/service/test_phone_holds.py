@@ -94,7 +94,7 @@ def make_late_success(harness: ServiceHarness) -> Origin:
         warn_s=None,
     )
     caller = harness.service.runtime.caller
-    harness.database.write(lambda tx: settle.settle_success(tx, failed.id, success, caller))
+    harness.database.write(lambda tx: settle.settle_success(tx, failed, success, caller))
     return Origin(
         phone=A, why="late_success", bind_id=success.bind_id, binding_id=failed.id, cause="reported success"
     )

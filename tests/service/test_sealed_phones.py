@@ -13,6 +13,7 @@ from sqlalchemy.exc import StatementError
 from bindings.domain.phone import Phone
 from bindings.domain.search_filters import Order, SearchFilters
 from bindings.errors import Busy, IdempotencyMismatch, PhoneInUse
+from bindings.store.phone_keys import DataKey
 from bindings.store.phones import SealedPhone
 from bindings.store.schema import bindings
 from bindings.store.sessions import Search
@@ -96,6 +97,16 @@ def test_no_phone_is_written_in_digits_and_each_is_read_again(harness: ServiceHa
     assert [hold.phone.digits for hold in harness.service.holds(phone=E)] == [E]
     [refusal] = harness.service.search_refusals(phone=C).data
     assert (refusal.phone_a.digits, refusal.phone_b.digits) == (A, C)
+
+
+def test_bind_decrypts_no_phone(harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has both already, and opening them would take as long as encrypting them."""
+    opened: list[str] = []
+    monkeypatch.setattr(DataKey, "open", lambda _key, column, *_: opened.append(column))
+    binding = harness.bind()
+    assert (binding.phone_a.digits, binding.phone_b.digits, opened) == (A, B, [])
+    monkeypatch.undo()
+    assert harness.service.get(binding.id) == binding
 
 
 def test_rows_in_both_forms_are_found_by_the_same_phone(harness: ServiceHarness, phones: str) -> None:

@@ -186,7 +186,7 @@ def test_events_of_a_binding_keep_order_if_the_older_transaction_writes_second(
     thread = threading.Thread(target=lambda: database.write(older), daemon=True)
     thread.start()
     assert numbered.wait(300)
-    database.write(lambda tx: settle.settle_success(tx, intent.id, success(), CALLER))
+    database.write(lambda tx: settle.settle_success(tx, intent, success(), CALLER))
     go_on.set()
     thread.join(300)
     feed_has_caught_up(service)
@@ -213,7 +213,7 @@ def test_feed_reader_concurrent_with_writers_sees_every_event_in_order(database_
             intent = reserved(database, request(f"91880{number}{turn:03}1", f"91880{number}{turn:03}2"))
             if dice.random() < 0.5:
                 database.write(
-                    lambda tx: settle.settle_success(tx, intent.id, success(f"{number}-{turn}"), CALLER)  # noqa: B023
+                    lambda tx: settle.settle_success(tx, intent, success(f"{number}-{turn}"), CALLER)  # noqa: B023
                 )
             else:
                 fail(database, intent)

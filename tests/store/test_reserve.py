@@ -290,7 +290,7 @@ def test_I4_only_a_definite_success_lowers_held_until(database: Database) -> Non
         lambda tx: settle.settle_unknown(tx, intent.id, CALLER, reason="no_clear_answer", status="-18", message="")
     )
     assert (in_doubt.state, in_doubt.held_until) == (State.IN_DOUBT, intent.held_until)
-    late = database.write(lambda tx: settle.settle_success(tx, intent.id, success(), CALLER))
+    late = database.write(lambda tx: settle.settle_success(tx, intent, success(), CALLER))
     assert (late.state, late.held_until) == (State.ACTIVE, success().held_until)
     assert late.held_until < intent.held_until
 
@@ -303,10 +303,12 @@ def test_I4_failed_binding_releases_its_phones_immediately(database: Database) -
 
 
 SETTLERS: dict[str, Any] = {
-    "success": lambda tx, name: settle.settle_success(tx, name, success(), CALLER),
-    "failed": lambda tx, name: settle.settle_failed(tx, name, CALLER, reason="request", status="-22", detail={}),
-    "unknown": lambda tx, name: settle.settle_unknown(
-        tx, name, CALLER, reason="no_clear_answer", status=None, message=""
+    "success": lambda tx, intent: settle.settle_success(tx, intent, success(), CALLER),
+    "failed": lambda tx, intent: settle.settle_failed(
+        tx, intent.id, CALLER, reason="request", status="-22", detail={}
+    ),
+    "unknown": lambda tx, intent: settle.settle_unknown(
+        tx, intent.id, CALLER, reason="no_clear_answer", status=None, message=""
     ),
 }
 
@@ -314,17 +316,17 @@ SETTLERS: dict[str, Any] = {
 @pytest.mark.parametrize("outcome", SETTLERS)
 def test_I5_settling_twice_changes_nothing_the_second_time(database: Database, outcome: str) -> None:
     intent = reserved(database, request())
-    first = database.write(lambda tx: SETTLERS[outcome](tx, intent.id))
-    second = database.write(lambda tx: SETTLERS[outcome](tx, intent.id))
+    first = database.write(lambda tx: SETTLERS[outcome](tx, intent))
+    second = database.write(lambda tx: SETTLERS[outcome](tx, intent))
     assert first == second
     assert len(kinds(database, intent)) == 2
 
 
 def test_I5_late_failure_or_unknown_outcome_changes_no_active_binding(database: Database) -> None:
     intent = reserved(database, request())
-    active = database.write(lambda tx: settle.settle_success(tx, intent.id, success(), CALLER))
+    active = database.write(lambda tx: settle.settle_success(tx, intent, success(), CALLER))
     for outcome in ("failed", "unknown"):
-        assert database.write(lambda tx, outcome=outcome: SETTLERS[outcome](tx, intent.id)) == active  # type: ignore[misc]
+        assert database.write(lambda tx, outcome=outcome: SETTLERS[outcome](tx, intent)) == active  # type: ignore[misc]
     assert in_use(database, intent) == active
     assert not database.read(holds.live, "default", NOON)
 
@@ -332,7 +334,7 @@ def test_I5_late_failure_or_unknown_outcome_changes_no_active_binding(database: 
 def test_I2_success_for_a_failed_binding_becomes_a_hold(database: Database) -> None:
     intent = reserved(database, request())
     failed = fail(database, intent, Reason.ABSENT)
-    after = database.write(lambda tx: settle.settle_success(tx, intent.id, success("77"), CALLER))
+    after = database.write(lambda tx: settle.settle_success(tx, intent, success("77"), CALLER))
     assert (after.state, after.bind_id) == (State.FAILED, None)
     assert after.ended_at == failed.ended_at
     assert kinds(database, intent) == [EventKind.REQUESTED, EventKind.FAILED, EventKind.LATE_SUCCESS]
@@ -350,14 +352,14 @@ def test_I2_repeated_late_success_writes_one_event(database: Database) -> None:
     intent = reserved(database, request())
     fail(database, intent)
     for _ in range(2):
-        database.write(lambda tx: settle.settle_success(tx, intent.id, success("77"), CALLER))
+        database.write(lambda tx: settle.settle_success(tx, intent, success("77"), CALLER))
     assert kinds(database, intent).count(EventKind.LATE_SUCCESS) == 1
 
 
 def test_I2_second_success_for_an_active_binding_becomes_a_hold(database: Database) -> None:
     intent = reserved(database, request())
-    database.write(lambda tx: settle.settle_success(tx, intent.id, success("1002"), CALLER))
-    after = database.write(lambda tx: settle.settle_success(tx, intent.id, success("1003"), CALLER))
+    database.write(lambda tx: settle.settle_success(tx, intent, success("1002"), CALLER))
+    after = database.write(lambda tx: settle.settle_success(tx, intent, success("1003"), CALLER))
     assert (after.state, after.bind_id) == (State.ACTIVE, "1002")
     assert kinds(database, intent)[-1] is EventKind.LATE_SUCCESS
 
@@ -384,7 +386,7 @@ def test_refusal_explained_by_our_binding_is_recorded_without_a_hold(
     database: Database, policy: Policy, explained: bool
 ) -> None:
     own = reserved(database, request(A, C, Mode.AXXB))
-    database.write(lambda tx: settle.settle_success(tx, own.id, success(), CALLER))
+    database.write(lambda tx: settle.settle_success(tx, own, success(), CALLER))
     intent = reserved(database, request(A, B))
     failed = in_use(database, intent, policy)
     assert failed.state is State.FAILED

@@ -235,7 +235,7 @@ def _refusals_page(recorder: _Recorder) -> None:
 
 
 def _activate(recorder: _Recorder) -> None:
-    settle.activate(_transaction(recorder), ID, SUCCESS, CALLER)
+    settle.activate(_transaction(recorder), reserve.new_intent(ID, request(), TERMS, CALLER, NOW), SUCCESS, CALLER)
 
 
 def _extend(recorder: _Recorder) -> None:

@@ -40,7 +40,7 @@ def test_I5_require_transition_allows_what_the_table_has(from_state: State, to_s
 
 def test_I5_transition_that_the_table_does_not_have_writes_nothing(database: Database) -> None:
     intent = reserved(database, request())
-    active = database.write(lambda tx: settle.settle_success(tx, intent.id, success(), CALLER))
+    active = database.write(lambda tx: settle.settle_success(tx, intent, success(), CALLER))
     with pytest.raises(ValueError, match="cannot become pending; nothing was written"):
         database.write(
             lambda tx: transition(

@@ -232,7 +232,7 @@ class _Seed:
             warn_s=None,
         )
         caller = self.service.runtime.caller
-        self.harness.database.write(lambda tx: settle.settle_success(tx, wrong.id, success, caller))
+        self.harness.database.write(lambda tx: settle.settle_success(tx, wrong, success, caller))
 
     def reconciliations(self) -> None:
         """Reports of each case, as dry runs and real runs."""
