@@ -37,8 +37,8 @@ def axe_violations(console: Console) -> Any:
     return console.window.run_async(RUN, RULES)
 
 
-# 640 px is a window of 1 280 px at 200 %.
-APPEARANCES = [("light", 1_280), ("dark", 1_280), ("light", 640), ("light", 390), ("dark", 390)]
+APPEARANCES = [("light", 1_280), ("dark", 1_280), ("light", 390), ("dark", 390)]
+HALF = 640  # a window of 1 280 px at 200 %
 PAPER = 718  # pixels between the margins of A4
 CONTROLS = """
 const controls = [...document.querySelectorAll(
@@ -110,11 +110,17 @@ def _check(console: Console) -> None:
         console.window.set_appearance(scheme, width)
         if violations := axe_violations(console):
             violations_by_appearance[scheme, width] = violations
-        overflow_px = console.window.run(SIDEWAYS_PX)
-        assert overflow_px <= 0, f"{width}: the page scrolls sideways by {overflow_px} px"
+        _check_width(console, f"{width} px")
     assert violations_by_appearance == {}
+    console.window.set_appearance("light", HALF)
+    _check_width(console, "200 %")
     console.window.set_appearance("light")
     _check_keyboard(console)
+
+
+def _check_width(console: Console, size: str) -> None:
+    overflow_px = console.window.run(SIDEWAYS_PX)
+    assert overflow_px <= 0, f"{size}: the page is {overflow_px} px too wide"
 
 
 def _check_keyboard(console: Console) -> None:
@@ -128,8 +134,7 @@ def _check_keyboard(console: Console) -> None:
 def _check_print(console: Console) -> None:
     console.window.set_appearance("light", PAPER, media="print")
     assert console.window.run(WRONG_IN_PRINT) == []
-    overflow_px = console.window.run(SIDEWAYS_PX)
-    assert overflow_px <= 0, f"the printed page is {overflow_px} px wider than the paper"
+    _check_width(console, "paper")
 
 
 def test_vendored_axe_has_the_hash_that_its_readme_names() -> None:

@@ -333,12 +333,3 @@ def test_list_of_bindings_works_without_scripts_and_shows_what_was_wrong(console
     console.open(f"/bindings?reference_prefix={day.ride.reference}")
     window.click("table.list tbody a")
     window.wait(f"location.pathname.endsWith('{day.ride.id}')")
-
-
-def test_list_of_bindings_is_readable_at_twice_the_size(console: Console) -> None:
-    console.sign_in("auditor")
-    console.open("/bindings")
-    for scheme in ("light", "dark"):
-        console.window.set_appearance(scheme, 640)  # a window of 1 280 px at 200 %
-        assert axe_violations(console) == []
-        assert console.window.run("return document.documentElement.scrollWidth - window.innerWidth") <= 0
