@@ -18,9 +18,11 @@ from bindings.domain.trace import earliest_end, earliest_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
 
     from bindings.domain.binding import Binding
     from bindings.domain.conflict import ConflictRule, Policy
+    from bindings.domain.phone import Phone
 
 QUICK_REUSE = timedelta(minutes=10)
 
@@ -52,28 +54,43 @@ class Reuse:
     gap_s: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Lifetime:
+    """A binding with what each comparison with another one needs."""
+
+    binding: Binding
+    start: datetime
+    end: datetime
+    phones: frozenset[Phone]
+
+
 def find_anomalies(bindings: Iterable[Binding], policy: Policy) -> list[Overlap | Reuse]:
     """Return the anomalies among these bindings, in the order of their starts."""
-    ordered = sorted(
-        (binding for binding in bindings if binding.state is not State.FAILED),
-        key=lambda binding: (earliest_start(binding), binding.id),
-    )
-    anomalies = [_anomaly(first, second, policy) for first, second in combinations(ordered, 2)]
+    lifetimes = [
+        _Lifetime(
+            binding=binding,
+            start=earliest_start(binding),
+            end=earliest_end(binding),
+            phones=frozenset((binding.phone_a, binding.phone_b)),
+        )
+        for binding in bindings
+        if binding.state is not State.FAILED
+    ]
+    lifetimes.sort(key=lambda lifetime: (lifetime.start, lifetime.binding.id))
+    anomalies = [_anomaly(first, second, policy) for first, second in combinations(lifetimes, 2)]
     return [anomaly for anomaly in anomalies if anomaly is not None]
 
 
-def _anomaly(first: Binding, second: Binding, policy: Policy) -> Overlap | Reuse | None:
-    shared = {first.phone_a, first.phone_b} & {second.phone_a, second.phone_b}
-    if (
-        shared
-        and earliest_start(second) < first.held_until
-        and (first.ended_at is None or earliest_start(second) < first.ended_at)
-    ):
+def _anomaly(earlier: _Lifetime, later: _Lifetime, policy: Policy) -> Overlap | Reuse | None:
+    first, second, shared = earlier.binding, later.binding, earlier.phones & later.phones
+    if shared and later.start < first.held_until and (first.ended_at is None or later.start < first.ended_at):
         return Overlap(first=first, second=second, rule=_forbidding_rule(first, second, policy))
-    gap = earliest_start(second) - earliest_end(first)
+    gap = later.start - earlier.end
+    if len(shared) == 2 or not timedelta() <= gap <= QUICK_REUSE:  # noqa: PLR2004 -- the same pair
+        return None
     numbers = {first.middle_number_a, first.middle_number_b} & {second.middle_number_a, second.middle_number_b}
     reused = min((number for number in numbers if number is not None), default=None)
-    if reused is None or len(shared) == 2 or not timedelta() <= gap <= QUICK_REUSE:  # noqa: PLR2004 -- the same pair
+    if reused is None:
         return None
     return Reuse(first=first, second=second, middle_number=reused, gap_s=gap.total_seconds())
 

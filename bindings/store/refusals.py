@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, bindparam, func, insert, select, true, union_all
+from sqlalchemy import Integer, and_, bindparam, func, insert, select, true, union_all
 
 from bindings.domain.binding import EventKind, Holder, Mode, RefusedBind, State
 from bindings.store import account, events, phones, sql
@@ -21,10 +21,10 @@ from bindings.store.schema import bindings, refusals
 from bindings.store.schema import events as events_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Connection, Row
+    from sqlalchemy import ColumnElement, Connection, Row, Select
 
     from bindings.domain.binding import BindRequest, Caller
     from bindings.domain.search_filters import RefusalFilters
@@ -118,25 +118,47 @@ def search(
 ) -> list[RefusedBind]:
     """Return up to `limit` refused binds, newest first, from after the position `before` of that order."""
     equal = {"reference": filters.reference, "request_id": filters.request_id, "actor": filters.actor}
-    conditions = [refusals.c[name] == value for name, value in equal.items() if value is not None]
+    values: dict[str, Any] = {name: value for name, value in equal.items() if value is not None}
+    dialect, form_count = connection.dialect, 0
+    if filters.phone is not None:
+        form_count = phones.form_count(dialect)
+        values |= phones.parameter_values(dialect, phone=filters.phone)
+    names = tuple(name for name in equal if name in values)
+    if filters.reference_prefix is None and before is None:
+        return _read(connection, _first_page(names, form_count), values, limit)
+    conditions = _equal_to_parameters(names)
     if filters.reference_prefix is not None:
         postgres = sql.is_postgres(connection)
         conditions.append(sql.starts_with(refusals.c.reference, filters.reference_prefix, postgres=postgres))
     if before is not None:
         conditions.append(sql.keyset_before((refusals.c.at, refusals.c.id), before))
-    columns = (refusals.c.phone_a, refusals.c.phone_b)
-    parties: list[ColumnElement[bool]] = [true()]
-    if filters.phone is not None:
-        forms = phones.forms(connection.dialect, filters.phone)
-        parties = [phones.is_any_of(column, forms) for column in columns]
-    return _newest(connection, conditions, parties, limit)
+    return _read(connection, _newest(conditions, _is_party(form_count)), values, limit)
+
+
+@cache
+def _first_page(names: tuple[str, ...], form_count: int) -> Select[Any]:
+    """Build the usual statement once: that takes longer than to run it."""
+    return _newest(_equal_to_parameters(names), _is_party(form_count))
+
+
+def _equal_to_parameters(names: Iterable[str]) -> list[ColumnElement[bool]]:
+    return [refusals.c[name] == bindparam(name, type_=refusals.c[name].type) for name in names]
+
+
+def _is_party(form_count: int) -> list[ColumnElement[bool]]:
+    """Return the conditions of which one holds if a bind has :phone, which has so many forms; 0: it has any."""
+    if not form_count:
+        return [true()]
+    forms = phones.parameters("phone", form_count)
+    return [phones.is_any_of(column, forms) for column in (refusals.c.phone_a, refusals.c.phone_b)]
 
 
 def find_by_name(connection: Connection, words: str, *, actor: str | None, limit: int) -> list[RefusedBind]:
     """Return up to `limit` refused binds with this reference, or of the request with this id, newest first."""
     by_reference, by_request = refusals.c.reference == words, refusals.c.request_id == words
     names = [by_reference, and_(by_request, refusals.c.reference.is_distinct_from(words))]
-    return _newest(connection, [] if actor is None else [refusals.c.actor == actor], names, limit)
+    statement = _newest([] if actor is None else [refusals.c.actor == actor], names)
+    return _read(connection, statement, {}, limit)
 
 
 def references(connection: Connection, refusal_ids: Sequence[str]) -> dict[str, str | None]:
@@ -145,30 +167,28 @@ def references(connection: Connection, refusal_ids: Sequence[str]) -> dict[str, 
     return {row.id: row.reference for row in connection.execute(statement)} if refusal_ids else {}
 
 
-def _newest(
-    connection: Connection,
-    conditions: Sequence[ColumnElement[bool]],
-    alternatives: Sequence[ColumnElement[bool]],
-    limit: int,
-) -> list[RefusedBind]:
-    """Return up to `limit` refused binds that meet all conditions and one of the alternatives, newest first.
+def _read(connection: Connection, statement: Select[Any], values: dict[str, Any], limit: int) -> list[RefusedBind]:
+    return [_to_refused_bind(row) for row in connection.execute(statement, values | {"rows": limit})]
+
+
+def _newest(conditions: Sequence[ColumnElement[bool]], alternatives: Sequence[ColumnElement[bool]]) -> Select[Any]:
+    """Build the statement for :rows refused binds that meet all conditions and an alternative, newest first.
 
     No two alternatives hold for one row. Each is a branch that reads its own index as far as the page goes.
     """
-    order = (refusals.c.at.desc(), refusals.c.id.desc())
+    order, limit = (refusals.c.at.desc(), refusals.c.id.desc()), bindparam("rows", type_=Integer)
     branches = (
         select(refusals).where(*conditions, alternative).order_by(*order).limit(limit).subquery()
         for alternative in alternatives
     )
     matches = union_all(*map(select, branches)).subquery("matches")
     holder = (bindings.c[name].label(f"holder_{name}") for name in ("actor", "reference", "mode", "state"))
-    statement = (
+    return (
         select(matches, *holder)
         .select_from(matches.outerjoin(bindings, bindings.c.id == matches.c.holder_id))
         .order_by(matches.c.at.desc(), matches.c.id.desc())
         .limit(limit)
     )
-    return [_to_refused_bind(row) for row in connection.execute(statement)]
 
 
 def _to_refused_bind(row: Row[*tuple[Any, ...]]) -> RefusedBind:

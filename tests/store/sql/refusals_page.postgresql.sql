@@ -23,9 +23,9 @@ FROM (
             refusals.held_by AS held_by, refusals.held_until AS held_until
         FROM refusals
         WHERE (refusals.at, refusals.id) < (:param_1::TIMESTAMP WITH TIME ZONE, :param_2::UUID)
-          AND refusals.phone_a = :phone_a_1::VARCHAR
+          AND refusals.phone_a = :phone::VARCHAR
         ORDER BY refusals.at DESC, refusals.id DESC
-        LIMIT :param_3::INTEGER
+        LIMIT :rows::INTEGER
     ) AS anon_1
     UNION ALL
     SELECT anon_2.id AS id, anon_2.at AS at, anon_2.event_position AS event_position,
@@ -46,12 +46,12 @@ FROM (
             refusals.held_by AS held_by, refusals.held_until AS held_until
         FROM refusals
         WHERE (refusals.at, refusals.id) < (:param_1::TIMESTAMP WITH TIME ZONE, :param_2::UUID)
-          AND refusals.phone_b = :phone_b_1::VARCHAR
+          AND refusals.phone_b = :phone::VARCHAR
         ORDER BY refusals.at DESC, refusals.id DESC
-        LIMIT :param_4::INTEGER
+        LIMIT :rows::INTEGER
     ) AS anon_2
 ) AS matches
 LEFT OUTER
 JOIN bindings ON bindings.id = matches.holder_id
 ORDER BY matches.at DESC, matches.id DESC
-LIMIT :param_5::INTEGER;
+LIMIT :rows::INTEGER;

@@ -23,9 +23,9 @@ FROM (
             refusals.held_by AS held_by, refusals.held_until AS held_until
         FROM refusals
         WHERE (refusals.at, refusals.id) < (:param_1, :param_2)
-          AND refusals.phone_a = :phone_a_1
+          AND refusals.phone_a = :phone
         ORDER BY refusals.at DESC, refusals.id DESC
-        LIMIT :param_3 OFFSET :param_4
+        LIMIT :rows OFFSET :param_3
     ) AS anon_1
     UNION ALL
     SELECT anon_2.id AS id, anon_2.at AS at, anon_2.event_position AS event_position,
@@ -46,12 +46,12 @@ FROM (
             refusals.held_by AS held_by, refusals.held_until AS held_until
         FROM refusals
         WHERE (refusals.at, refusals.id) < (:param_1, :param_2)
-          AND refusals.phone_b = :phone_b_1
+          AND refusals.phone_b = :phone
         ORDER BY refusals.at DESC, refusals.id DESC
-        LIMIT :param_5 OFFSET :param_6
+        LIMIT :rows OFFSET :param_4
     ) AS anon_2
 ) AS matches
 LEFT OUTER
 JOIN bindings ON bindings.id = matches.holder_id
 ORDER BY matches.at DESC, matches.id DESC
-LIMIT :param_7 OFFSET :param_8;
+LIMIT :rows OFFSET :param_5;
