@@ -218,6 +218,25 @@ def test_invalid_body_lists_its_fields(running: Running, path: str, body: object
     assert sorted(fault["field"] for fault in answer.json()["errors"]) == fields
 
 
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/v1/bindings", "is not a field: send it as the header Idempotency-Key"),
+        (
+            "/v1/bindings/01990000-0000-7000-8000-000000000000/replace",
+            "is not a field: send it as the header Idempotency-Key",
+        ),
+        ("/v1/bindings/01990000-0000-7000-8000-000000000000/unbind", "is not a field of this request"),
+    ],
+)
+def test_idempotency_key_in_a_body_is_refused_with_the_name_of_its_header(
+    running: Running, path: str, message: str
+) -> None:
+    answer = running.post(path, {"idempotency_key": "order-1/1"})
+    assert answer.status_code == 422, answer.text
+    assert {"field": "idempotency_key", "message": message} in answer.json()["errors"]
+
+
 def test_field_of_the_wrong_type_is_refused_also_if_the_role_overrides_it(running: Running) -> None:
     answer = running.post("/v1/bindings/search", {"actor": 5}, running.key("app", "rides"))
     assert (answer.status_code, [fault["field"] for fault in answer.json()["errors"]]) == (422, ["actor"])

@@ -94,6 +94,20 @@ def test_malformed_body_is_refused_with_a_problem(listening: Running, name: str)
     assert (error["status"], error["code"]) == (expected, code)
 
 
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b'{"phone_a": "9188067701",\n "phone_b" "9188067799"}', "the body is not JSON from line 2, column 12 on"),
+        (b'{"phone_a": "9188067701"', "the body is not JSON from line 1, column 25 on"),
+        (b'{"reference": "\xe9"}', "the body is not UTF-8"),
+    ],
+)
+def test_malformed_body_is_refused_with_its_place_and_nothing_of_it(
+    listening: Running, body: bytes, detail: str
+) -> None:
+    assert problem(speak(listening, posted(body)))["detail"] == f"{detail}; nothing was done"
+
+
 HEADS: dict[str, tuple[bytes, int]] = {
     "not HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),

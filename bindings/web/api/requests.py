@@ -401,6 +401,11 @@ def _parse_json(raw: bytes, repeated: list[str]) -> Any:
         value = json.loads(text, object_pairs_hook=make_object)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()  # a ValueError if half of a surrogate pair is missing
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise problems.Malformed(f"the body is not JSON from {place} on; nothing was done") from None
+    except UnicodeDecodeError:
+        raise problems.Malformed("the body is not UTF-8; nothing was done") from None
     except (ValueError, RecursionError):
         raise problems.Malformed from None
     return value
@@ -434,7 +439,11 @@ def _name_errors(model: type[RequestModel], values: dict[str, Any], prefix: str 
         if field.required and name not in values
     ]
     types = _types(model)
-    errors += problems.name_errors([prefix + name for name in values if name not in types], problems.UNKNOWN_FIELD)
+    unknown = [prefix + name for name in values if name not in types]
+    if model in (Bind, Replace) and "idempotency_key" in unknown:
+        unknown.remove("idempotency_key")
+        errors.append(FieldError("idempotency_key", "is not a field: send it as the header Idempotency-Key"))
+    errors += problems.name_errors(unknown, problems.UNKNOWN_FIELD)
     for name in filter(types.__contains__, values):
         value = values[name]
         if name == REVEAL and isinstance(value, dict):
