@@ -22,7 +22,7 @@ from bindings.domain.acts import describe
 from bindings.domain.binding import EventKind
 from bindings.domain.record_lines import FORMATS
 from bindings.domain.serialization import to_plain
-from bindings.domain.text import FreeText
+from bindings.domain.text import FreeFields, FreeText
 from bindings.domain.value_counts import sum_up
 from bindings.errors import FieldError, InvalidRequest
 from bindings.store import access_log, events
@@ -113,7 +113,7 @@ class AccessLog:
             "to": end,
         }
         if filters:
-            detail |= {"what": f"{detail['what']}, filtered", "filters": filters}
+            detail |= {"what": f"{detail['what']}, filtered", "filters": FreeFields(filters)}
         self._database.write(
             lambda tx: events.append_without_binding(tx, EventKind.REVEALED, self._caller, detail)
         )

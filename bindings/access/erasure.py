@@ -199,8 +199,10 @@ class Erasure:
             ended = erasure.erase_bindings(tx, phone, caller, ticket=entry.ticket, until=until, limit=BATCH)
             refused = erasure.erase_refusals(tx, phone, until=until, limit=BATCH)
             held = erasure.erase_holds(tx, phone, now, until=until)
+            names = (*ended.names, *refused.names)
+            texts = erasure.erase_texts_that_name(tx, phone, names, caller, ticket=entry.ticket, until=until)
             hit("erase.in_transaction")
-            return ended, refused, held
+            return replace(ended, texts=ended.texts + texts), refused, held
 
         while phone is not None:
             ended, refused, held = self._database.write(batch)

@@ -18,6 +18,7 @@ from bindings.domain.search_filters import RefusalFilters, SearchFilters
 from bindings.domain.takeover import find_takeover
 from bindings.store import events, number_history, phone_holds, queries, refusals
 from bindings.store.bindings import find
+from bindings.store.texts import DELETED
 from bindings.validation import fields
 from bindings.validation import requests as validation
 
@@ -273,7 +274,9 @@ def _contains(export: Event, binding: Binding) -> bool:
 
 
 def _has_values(binding: Binding, filters: dict[str, str]) -> bool:
-    """Return whether the binding has the fixed values that an export was narrowed to."""
+    """Return whether the binding may have the fixed values that an export was narrowed to; erased ones, too."""
+    if DELETED in filters:
+        return True
     values = {name: value for name, value in filters.items() if name != "reference_prefix"}
     begins = (binding.reference or "").startswith(filters.get("reference_prefix", ""))
     return begins and all(getattr(binding, name) == value for name, value in values.items())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 _NONCHARACTERS = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
 # Control characters, line and paragraph separators, what changes the direction of text, lone surrogates, and the
@@ -23,6 +24,10 @@ class FreeText(str):
     """
 
     __slots__ = ()
+
+
+class FreeFields(dict[str, Any]):
+    """Named values in the detail of an event that may name a person, such as a filter: stored as a `FreeText`."""
 
 
 def optional_text(text: str | None) -> FreeText | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bindings.domain.acts import Act
 from bindings.domain.binding import EventKind
-from bindings.sealing.encoding import plain_instant, sha256
+from bindings.sealing.encoding import TEXT_DIGEST, plain_instant, sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -133,6 +133,8 @@ def _plain(name: str, value: Any) -> Any:
     """Return a value of a detail as the row is read: an instant in its one text, a reason as its hash."""
     if value is None:
         return None
+    if isinstance(value, dict) and value.keys() == {TEXT_DIGEST}:
+        return value[TEXT_DIGEST]
     if name == "reason":
-        return value["text_sha256"] if isinstance(value, dict) else sha256(value.encode())
+        return sha256(value.encode())
     return plain_instant(value) if name in _INSTANTS else value

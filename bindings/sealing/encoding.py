@@ -17,6 +17,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+TEXT_DIGEST = "text_sha256"  # in the detail of an event, in place of a text that is stored apart
 _UTC_LENGTH = len("+00:00")
 _ISO_LENGTH = len("2026-01-31T12:00:00.123456+00:00")
 _TEXT_LENGTH = len("2026-01-31T12:00:00.123456Z")

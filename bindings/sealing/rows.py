@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bindings.domain.acts import Act
 from bindings.domain.binding import EventKind
 from bindings.sealing.acts import act_faults, subject_of
-from bindings.sealing.encoding import canonical, parse_any_json, plain_instant
+from bindings.sealing.encoding import TEXT_DIGEST, canonical, parse_any_json, plain_instant
 from bindings.sealing.findings import UNREADABLE, Finding, Findings
 from bindings.sealing.groups import Groups
 from bindings.sealing.replay import replay
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from typing import Self
 
 WARNING_TOLERANCE_S = 1.0  # between two readings of the clock in one statement
-TEXT_DIGEST = "text_sha256"  # in the detail of an event, in place of a text that is stored apart
 _Record = tuple[int, dict[str, Any]]  # the number of the seal of an event (0: none), and the event
 _ROW = b"r"  # in place of the number of the seal
 
@@ -70,6 +69,8 @@ class RowComparison:
             return
         erased = canonical({"erased": True} | _position(event))
         self._add(f"text {event['binding_id']}", erased, seal)
+        for position in event["detail"].get("text_positions", ()):
+            self._add(f"text {position}", erased, seal)
         for hold_id in event["detail"].get("hold_ids", ()):
             self._add(f"hold {hold_id}", erased, seal)
 

@@ -18,7 +18,7 @@ from sqlalchemy import and_, case, exists, func, literal_column, not_, or_, sele
 
 from bindings.domain.access_log import SESSION_ACTS, AccessKind
 from bindings.domain.binding import EventKind
-from bindings.domain.text import optional_text
+from bindings.domain.text import FreeFields, optional_text
 from bindings.domain.value_counts import ValueCount
 from bindings.store import sql
 from bindings.store.events import INSERT_COLUMNS, append_without_binding, is_kind, read
@@ -65,8 +65,8 @@ def start_export(tx: Transaction, export_id: str, caller: Caller, **values: Any)
     row = values | origin | {"id": export_id, "began_at": began_at}
     insertion = tx.dialect.insert(exports).values(row).on_conflict_do_nothing(index_elements=["id"])
     if tx.connection.execute(insertion.returning(exports.c.id)).all():
-        reason = optional_text(values["reason"])
-        detail = {"export_id": export_id, "began_at": began_at.isoformat()} | values | {"reason": reason}
+        apart = {"reason": optional_text(values["reason"]), "filter": FreeFields(values["filter"])}
+        detail = {"export_id": export_id, "began_at": began_at.isoformat()} | values | apart
         append_without_binding(tx, EventKind.EXPORTED, caller, detail)
 
 

@@ -10,21 +10,24 @@ Only the owner of the tables may do this: what was asked for is changed (`accoun
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import String, and_, bindparam, delete, func, null, or_, select, union, update
+from sqlalchemy import String, and_, bindparam, case, delete, func, null, or_, select, union, update
 
 from bindings.domain.binding import EventKind, State
 from bindings.domain.phone import ERASED_MARK
+from bindings.sealing.encoding import canonical
 from bindings.store import account, events, phones, reserve
-from bindings.store.bindings import in_state, release_owed, version_columns
+from bindings.store.bindings import idempotency_key, in_state, release_owed, version_columns
 from bindings.store.column_types import BindingId
 from bindings.store.schema import account as account_table
-from bindings.store.schema import bindings, holds, refusals, searches, tallies, texts
+from bindings.store.schema import bindings, exports, holds, refusals, searches, tallies, texts
 from bindings.store.schema import events as events_table
+from bindings.store.texts import DELETED, DELETED_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,6 +42,10 @@ if TYPE_CHECKING:
 PAIR = ("phone_a", "phone_b")
 TOKEN_LENGTH = 22  # characters of base64, 132 random bits
 _SIDES = {"a": bindings.c.phone_a, "b": bindings.c.phone_b}
+_NAMES = (
+    *(bindings.c.id, bindings.c.reference, bindings.c.request_id),
+    func.coalesce(idempotency_key, bindings.c.freed_key).label("key"),
+)
 _BLANK = ("fingerprint", "reference", "idempotency_key", "duplicate_key", "freed_key", "request_id", "facts_salt")
 
 
@@ -55,12 +62,13 @@ class OpenHolder:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ErasedBatch:
-    """What one batch erased; `references` are those of its bindings and refused binds."""
+    """What one batch erased; `references` are those of its bindings and refused binds, `names` also their ids."""
 
     bindings: int = 0
     texts: int = 0
     refusals: int = 0
     references: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 def open_holders(
@@ -123,7 +131,7 @@ def erase_bindings(
     """Erase the phone from up to `limit` bindings that have ended, with an `erased` event for each."""
     forms, chosen = phones.forms(tx.connection.dialect, phone), list[tuple[str, Any]]()
     for side, column in _SIDES.items():
-        statement = select(bindings.c.id, bindings.c.reference).where(
+        statement = select(*_NAMES).where(
             phones.is_any_of(column, forms),
             bindings.c.ended_at.is_not(None),
             *_up_to(bindings.c.requested_at, until),
@@ -138,7 +146,8 @@ def erase_bindings(
             detail = {"side": side, "ticket": ticket}
             _erasing(tx.dialect, side).run(tx, EventKind.ERASED, caller, detail, of_id=row.id, token=_token())
     references = tuple(row.reference for _, row in chosen if row.reference is not None)
-    return ErasedBatch(bindings=len(ids), texts=deleted, references=references)
+    names = tuple(name for _, row in chosen for name in row if name is not None)
+    return ErasedBatch(bindings=len(ids), texts=deleted, references=references, names=names)
 
 
 def _token() -> str:
@@ -168,7 +177,8 @@ def erase_refusals(tx: Transaction, phone: Phone, *, until: datetime | None, lim
     chosen = [identity for statement in ids for identity in tx.connection.execute(statement).scalars()]
     deletion = delete(refusals).where(refusals.c.id.in_(chosen)).returning(refusals.c.reference)
     references = tx.connection.execute(deletion).scalars().all() if chosen else ()
-    return ErasedBatch(refusals=len(references), references=tuple(name for name in references if name is not None))
+    names = tuple(name for name in references if name is not None)
+    return ErasedBatch(refusals=len(references), references=names, names=names)
 
 
 def erase_holds(tx: Transaction, phone: Phone, now: datetime, *, until: datetime | None) -> list[str]:
@@ -182,6 +192,56 @@ def erase_searches(tx: Transaction, phone: Phone, references: Sequence[str]) -> 
     """Delete the searches of the console for the phone or for one of these references; return how many."""
     of_phone = _of_phone(tx.connection, phone, searches.c.number, searches.c.party)
     return tx.connection.execute(delete(searches).where(or_(of_phone, searches.c.words.in_(references)))).rowcount
+
+
+def erase_texts_that_name(
+    tx: Transaction,
+    phone: Phone,
+    names: Sequence[str],
+    caller: Caller,
+    *,
+    ticket: str | None,
+    until: datetime | None,
+) -> int:
+    """Delete the texts without a binding that name the phone, also masked, or one of `names`; return how many.
+
+    They are the reasons and filters of exports, and those of reveals. An `erased` event has their positions.
+    """
+    positions = _events_that_name(tx.connection, phone, names, until=until)
+    if not positions:
+        return 0
+    deleted = tx.connection.execute(delete(texts).where(_WITHOUT_BINDING, texts.c.event_position.in_(positions)))
+    of_exports = select(events_table.c.detail).where(
+        events_table.c.position.in_(positions), events_table.c.kind == EventKind.EXPORTED
+    )
+    ids = [detail["export_id"] for detail in tx.connection.execute(of_exports).scalars()]
+    blank = {"filter": DELETED_FIELDS, "reason": case((exports.c.reason.is_not(None), DELETED))}
+    with account.rewrites_allowed(tx):
+        tx.connection.execute(update(exports).where(exports.c.id.in_(ids)).values(blank))
+    detail = {"ticket": ticket, "text_positions": positions}
+    events.append_without_binding(tx, EventKind.ERASED, caller, detail)
+    return deleted.rowcount
+
+
+_WITHOUT_BINDING = texts.c.binding_id.is_(None)
+
+
+def _events_that_name(
+    connection: Connection, phone: Phone, names: Sequence[str], *, until: datetime | None
+) -> list[int]:
+    """Return the positions of the events without a binding that have a text with one of these words.
+
+    Reads every such text.
+    """
+    words = {phone.digits, str(phone), *names}
+    words |= {canonical(word).decode()[1:-1] for word in words}  # as in a filter
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)")
+    is_of_event = events_table.c.position == texts.c.event_position
+    statement = (
+        select(texts.c.event_position, texts.c.text).join(events_table, is_of_event).where(_WITHOUT_BINDING)
+    )
+    rows = connection.execute(statement.where(*_up_to(events_table.c.at, until)))
+    return sorted({row.event_position for row in rows if pattern.search(row.text)})
 
 
 def erase_examples(tx: Transaction) -> None:
@@ -207,6 +267,7 @@ def is_complete(connection: Connection, erasure_id: str) -> bool:
         events_table.c.request_id == erasure_id,
         events_table.c.kind == EventKind.ERASED,
         events_table.c.binding_id.is_(None),
+        events_table.c.detail["bindings"].as_string().is_not(None),  # which the event of its end has
     )
     return connection.execute(statement.limit(1)).first() is not None
 
@@ -239,10 +300,16 @@ def count(connection: Connection, phone: Phone, now: datetime, *, until: datetim
         ),
         "searches": (searches, [_of_phone(connection, phone, searches.c.number, searches.c.party)]),
     }
-    return {
+    counts = {
         name: connection.execute(select(func.count()).select_from(table).where(*condition)).scalar_one()
         for name, (table, condition) in conditions.items()
     }
+    of_bindings = connection.execute(select(*_NAMES).where(*ended))
+    of_refusals = connection.execute(select(refusals.c.reference).where(*conditions["refusals"][1]))
+    names = [name for rows in (of_bindings, of_refusals) for row in rows for name in row if name is not None]
+    positions = _events_that_name(connection, phone, names, until=until)
+    apart = select(func.count()).where(_WITHOUT_BINDING, texts.c.event_position.in_(positions))
+    return counts | {"texts": counts["texts"] + connection.execute(apart).scalar_one()}
 
 
 def count_old_events(connection: Connection, phone: Phone, *, until: datetime | None) -> int:

@@ -213,14 +213,15 @@ class ChangeWithEvents:
 
 
 def _insert_event(tx: Transaction, event: dict[str, Any], detail: dict[str, Any]) -> None:
-    """Insert one event, and its text if it has one."""
+    """Insert one event, and the texts that it has."""
     detached = texts.detach_if_read(tx, detail)
-    if detached is None:
+    if not detached:
         tx.connection.execute(event_insert(tx.dialect), event | {"event_detail": detail})
         return
     logged = event_insert(tx.dialect).returning(events.c.position)
-    position = tx.connection.execute(logged, event | {"event_detail": detached.detail}).scalar_one()
-    tx.connection.execute(texts.INSERT, detached.row(position, event["event_binding_id"]))
+    position = tx.connection.execute(logged, event | {"event_detail": detached[-1].detail}).scalar_one()
+    rows = [text_of_event.row(position, event["event_binding_id"]) for text_of_event in detached]
+    tx.connection.execute(texts.INSERT, rows)
 
 
 @cache

@@ -32,7 +32,7 @@ from bindings.store.holds import hold_facts, to_hold
 from bindings.store.reserve import request_digest
 from bindings.store.schema import account, bindings, events, exports, holds, keys, texts, webhooks
 from bindings.store.schema import seals as table
-from bindings.store.texts import digest
+from bindings.store.texts import DELETED_FIELDS, digest, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -365,17 +365,19 @@ def list_webhooks(connection: Connection) -> Iterator[dict[str, Any]]:
 
 
 def list_exports(connection: Connection) -> Iterator[dict[str, Any]]:
-    """Yield every export; `reason` is the hash that its event has, and missing if the text of that is deleted."""
+    """Yield every export; `reason` and `filter` are hashes, as in its event, or missing if they are deleted."""
     of_event = events.c.detail["export_id"].as_string()
-    reasons = select(of_event, texts.c.salt).join(events, events.c.position == texts.c.event_position)
-    of_exports = _stream(connection, reasons.where(events.c.kind == EventKind.EXPORTED))
-    salts = {row[0]: row[1] for row in of_exports}
+    stored = select(of_event, texts.c.name, texts.c.salt).join(events, events.c.position == texts.c.event_position)
+    of_exports = _stream(connection, stored.where(events.c.kind == EventKind.EXPORTED))
+    salts = {(row[0], row.name): row.salt for row in of_exports}
     for row in _stream(connection, select(exports)):
-        values = {name: _plain(value) for name, value in row._asdict().items() if name != "reason"}
-        if row.reason is None:
-            values["reason"] = None
-        elif row.id in salts:
-            values["reason"] = digest(salts[row.id], row.reason)
+        values = {name: _plain(value) for name, value in row._asdict().items()}
+        for name, deleted in (("reason", row.reason), ("filter", DELETED_FIELDS)):
+            salt = salts.get((row.id, name))
+            if values[name] is not None and salt is not None:
+                values[name] = digest(salt, text_of(values[name]))
+            elif values[name] is not None and values[name] == deleted:  # or an older version wrote the reason
+                del values[name]
         yield values
 
 

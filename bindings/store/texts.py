@@ -11,13 +11,16 @@ itself is in the detail, as before; the statement that writes the event decides 
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import LargeBinary, String, Text, bindparam, case, func, insert, literal, select
 
-from bindings.domain.text import FreeText
+from bindings.domain.text import FreeFields, FreeText
+from bindings.sealing.encoding import TEXT_DIGEST as DIGEST
+from bindings.sealing.encoding import canonical
 from bindings.store import replicas
 from bindings.store.column_types import Detail
 from bindings.store.schema import texts
@@ -31,8 +34,9 @@ if TYPE_CHECKING:
     from bindings.store.database import SqlDialect, Transaction
 
 FIRST_REVISION = "0017"  # of code that reads texts
-DIGEST = "text_sha256"
 DELETED = "deleted"  # what is shown of a text whose row is gone
+OF_FIELDS = ("filter", "filters")  # the names of texts that are stored of fields
+DELETED_FIELDS = {DELETED: True}  # what is shown of fields whose row is gone
 SALT_BYTES = 16
 
 
@@ -66,12 +70,20 @@ class DetachedText:
 
 
 def detach(detail: dict[str, Any]) -> DetachedText | None:
-    """Return the free text of a detail apart from it, or None if it has none; no event has more than one."""
+    """Return the first free text of a detail apart from it, or None if it has none.
+
+    No event of a binding has more than one.
+    """
     for name, value in detail.items():
-        if isinstance(value, FreeText):
-            salt = secrets.token_bytes(SALT_BYTES)
-            return DetachedText(name, str(value), salt, detail | {name: {DIGEST: digest(salt, value)}})
+        if isinstance(value, FreeText | FreeFields):
+            salt, text = secrets.token_bytes(SALT_BYTES), text_of(value)
+            return DetachedText(name, text, salt, detail | {name: {DIGEST: digest(salt, text)}})
     return None
+
+
+def text_of(value: str | dict[str, Any]) -> str:
+    """Return the text that is stored of a free text, or of fields."""
+    return canonical(value).decode() if isinstance(value, dict) else str(value)
 
 
 def digest(salt: bytes, text: str) -> str:
@@ -79,12 +91,17 @@ def digest(salt: bytes, text: str) -> str:
     return hashlib.sha256(salt + text.encode()).hexdigest()
 
 
-def detach_if_read(tx: Transaction, detail: dict[str, Any]) -> DetachedText | None:
-    """Return the free text of a detail apart from it; None if it has none, or older code would have to read it."""
-    detached = detach(detail)
-    if detached is None or tx.connection.execute(select(_older_code(tx.dialect))).scalar_one():
-        return None
-    return detached
+def detach_if_read(tx: Transaction, detail: dict[str, Any]) -> list[DetachedText]:
+    """Return the free texts of a detail apart from it; none if older code would have to read them.
+
+    The detail of the last one has none of them.
+    """
+    found: list[DetachedText] = []
+    while (detached := detach(found[-1].detail if found else detail)) is not None:
+        found.append(detached)
+    if found and tx.connection.execute(select(_older_code(tx.dialect))).scalar_one():
+        return []
+    return found
 
 
 def detail(dialect: SqlDialect) -> ColumnElement[Any]:
@@ -125,10 +142,16 @@ def with_texts(connection: Connection, events: Sequence[Event]) -> list[Event]:
 def _with_texts(event: Event, stored: dict[tuple[int, str], str]) -> Event:
     position = _position(event)
     detail = {
-        name: stored.get((position, name), DELETED) if _is_digest(value) else value
+        name: _value(name, stored.get((position, name))) if _is_digest(value) else value
         for name, value in event.detail.items()
     }
     return replace(event, detail=detail)
+
+
+def _value(name: str, text: str | None) -> Any:
+    if name in OF_FIELDS:
+        return DELETED_FIELDS if text is None else json.loads(text)
+    return DELETED if text is None else text
 
 
 def _position(event: Event) -> int:

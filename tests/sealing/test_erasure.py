@@ -36,14 +36,32 @@ def test_sealed_history_with_an_erasure_verifies(
     harness.simulator.add_foreign_binding(phone_a=A, phone_b=C, app_id=APP)
     with pytest.raises(errors.PhoneInUseAtProvider):
         harness.bind(A, D)
+    log = harness.service.access_log
+    for filters in ({"reference": "order-1"}, {"reference": "order-2"}, {}):
+        export_id = log.start_export(view="find", narrowed=filters, format="csv", reason="drill")
+        log.finish_export(export_id, row_count=1, sha256="ab")
+        log.record_reveal_of_period(since=None, until=None, reason=f"call of {A}", filters=filters)
     harness.clock.advance(10_000)
     seal()
+    assert verify(harness, key).findings == ()
     eraser = harness.open(erasure_journal=str(tmp_path / "erasures"))
     register_scope(harness.database, eraser.settings.scope)
     result = eraser.erasure.erase(phone=A, reason="request 17")
     assert (result.bindings, result.holds) == (2, 1)
     seal()
     assert verify(harness, key).findings == ()
+
+
+def test_text_or_filter_of_an_export_that_is_deleted_without_an_erasure_is_found(
+    harness: ServiceHarness, seal: Seal, key: SigningKey
+) -> None:
+    log = harness.service.access_log
+    log.start_export(view="find", narrowed={"reference": "order-1"}, format="csv", reason="drill")
+    seal()
+    harness.rewrite(text("UPDATE exports SET filter = '{\"deleted\": true}', reason = 'deleted'"))
+    assert {finding.subject for finding in verify(harness, key).findings} == {"export"}
+    harness.rewrite(text("DELETE FROM texts"))
+    assert {finding.subject for finding in verify(harness, key).findings} == {"text"}
 
 
 @pytest.mark.parametrize("change", ["phone_a = 'x123'", "phone_a = 'x123', facts_salt = NULL, reference = NULL"])

@@ -161,6 +161,54 @@ def test_erased_person_is_in_no_row_no_query_and_no_message(
     assert_sound(service)
 
 
+def take_exports(harness: ServiceHarness, binding: Binding) -> list[str]:
+    """Take exports and record reveals, one of which is about another person; return the ids of the exports."""
+    log, other = harness.service.access_log, f"{POOL} of ann-smith-12"
+    narrowed: list[tuple[dict[str, Any], str | None]] = [
+        ({"reference": REFERENCE, "to": None}, None),
+        ({"number": str(Phone(A))}, "drill"),
+        ({"binding_id": binding.id}, f"asked for by {REFERENCE}."),
+        ({"from": None, "to": None}, f"complaint of +{A}"),
+        ({"reference": "order-2"}, other),
+    ]
+    ids = [log.start_export(view="find", narrowed=item, format="csv", reason=why) for item, why in narrowed]
+    log.finish_export(ids[0], row_count=1, sha256="ab")
+    log.record_reveal_of_period(since=None, until=None, reason="audit", filters={"reference": REFERENCE})
+    log.record_reveal_of_period(since=None, until=None, reason=other, filters={"reference": "order-2"})
+    log.record_reveal([], reason=f"call of {A}", subject="blind index of a phone")
+    return ids
+
+
+def test_filters_and_reasons_of_exports_that_name_the_person_are_erased(
+    harness: ServiceHarness, eraser: BindingService
+) -> None:
+    binding = ended(harness)
+    ids = take_exports(harness, binding)
+    log, investigation = harness.service.access_log, harness.service.investigation
+    assert log.get_export(ids[0]).filter == {"reference": REFERENCE, "to": None}
+    events = [event for event in harness.service.export_events() if event.kind == EventKind.EXPORTED]
+    assert events[1].detail["filter"] == {"number": str(Phone(A))}
+    reveals = [event.detail.get("filters") for event in investigation.reveals_of([binding])]
+    assert reveals == [None, {"reference": REFERENCE}]
+    assert eraser.erasure.erase(phone=A, reason=REASON, dry_run=True).texts == erase(eraser).texts > 8
+    stored = everything(harness)
+    for word in (A, REFERENCE, "complaint"):
+        assert word not in stored, word
+    exports = [log.get_export(export_id) for export_id in ids]
+    assert [export.filter for export in exports] == [*[{"deleted": True}] * 4, {"reference": "order-2"}]
+    assert [export.reason for export in exports[:4]] == [None, "deleted", "deleted", "deleted"]
+    assert exports[4].reason == f"{POOL} of ann-smith-12"
+    shown = [entry for entry in log.entries().data if entry.kind in ("export_in_full", "export_masked")]
+    assert len(shown) == 5
+    details = [event.detail for event in harness.service.export_events() if event.kind == EventKind.REVEALED][1:]
+    assert [detail.get("filters") for detail in details] == [{"deleted": True}, {"reference": "order-2"}, None]
+    assert [detail["reason"] for detail in details] == ["deleted", f"{POOL} of ann-smith-12", "deleted"]
+    reveals = [
+        event.detail.get("filters") for event in investigation.reveals_of([harness.service.get(binding.id)])
+    ]
+    assert {"deleted": True} in reveals, "the binding may have been in that export"
+
+
 def put_search(harness: ServiceHarness) -> None:
     values = {"id": "s1", "owner": "o", "words": REFERENCE, "expires_at": harness.clock() + timedelta(hours=1)}
     harness.database.write(lambda tx: tx.connection.execute(searches.insert().values(values)))
