@@ -6,12 +6,12 @@ The key in the file is recorded as an admin key, once: a revoked one stays revok
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uuid_utils import uuid7
 
+from bindings import secret_files
 from bindings.access import api_keys
 from bindings.domain.roles import Role
 from bindings.errors import FieldError, InvalidRequest
@@ -30,19 +30,19 @@ MAX_BYTES = 1_024
 def read(path: str) -> str:
     """Return the key in a file.
 
-    `InvalidRequest` if the file cannot be read, if every user of the host may read or change it, or if there is no
-    key in it.
+    `InvalidRequest` if the file cannot be read, if other users may read or change it (`secret_files`), or if there
+    is no key in it.
     """
     try:
         with Path(path).open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            shared_mode = secret_files.mode_for_others(os.fstat(file.fileno()))
             text = file.read(MAX_BYTES).decode()
     except (OSError, ValueError):
         raise _invalid("names a file that cannot be read") from None
-    if mode & stat.S_IRWXO:
+    if shared_mode is not None:
         raise _invalid(
-            f"names a file that every user of this host may use (its mode is {mode:04o}): run `chmod o= FILE`, and"
-            " write a new key into it if other users may have read this one"
+            f"names a file that other users may use (its mode is {shared_mode}): run `chmod 600 FILE`, and write a"
+            " new key into it if others may have read this one"
         )
     key = text.strip()
     if not api_keys.well_formed(key):

@@ -66,8 +66,9 @@ def test_revoked_key_in_the_file_stays_revoked(shell: Shell, key_file: Path) -> 
 @pytest.mark.parametrize(
     ("mode", "content", "message"),
     [
-        (0o644, None, "every user of this host may use (its mode is 0644): run `chmod o= FILE`"),
-        (0o602, None, "every user of this host may use (its mode is 0602)"),
+        (0o644, None, "other users may use (its mode is 0644): run `chmod 600 FILE`"),
+        (0o602, None, "other users may use (its mode is 0602)"),
+        (0o640, None, "other users may use (its mode is 0640)"),
         (0o600, "", "without an API key in it; `bindings keys generate` prints one"),
         (0o600, "bnd_" + "x" * 33, "without an API key in it"),
         (0o600, "\xff", "without an API key in it"),
@@ -90,9 +91,13 @@ def test_wrong_file_is_refused_before_the_schema_changes(
     assert shell.run("db", "current", "--json").json["revision"] is None
 
 
-def test_group_may_read_the_file(shell: Shell, key_file: Path) -> None:
+def test_group_may_read_the_file_of_another_user(
+    shell: Shell, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In Kubernetes the group of the pod reads a secret, which belongs to root."""
     key_file.chmod(0o440)
+    owner = key_file.stat().st_uid
+    monkeypatch.setattr("bindings.secret_files.os.getuid", lambda: owner + 1)
     shell.set(bootstrap_key_file=str(key_file))
     assert shell.run("db", "upgrade").code == 0
     assert len(shell.run("keys", "list", "--json").json["data"]) == 1
