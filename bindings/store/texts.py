@@ -96,12 +96,12 @@ def detach_if_read(tx: Transaction, detail: dict[str, Any]) -> list[DetachedText
 
     The detail of the last one has none of them.
     """
-    found: list[DetachedText] = []
-    while (detached := detach(found[-1].detail if found else detail)) is not None:
-        found.append(detached)
-    if found and tx.connection.execute(select(_older_code(tx.dialect))).scalar_one():
+    texts_of_event: list[DetachedText] = []
+    while (detached := detach(texts_of_event[-1].detail if texts_of_event else detail)) is not None:
+        texts_of_event.append(detached)
+    if texts_of_event and tx.connection.execute(select(_older_code(tx.dialect))).scalar_one():
         return []
-    return found
+    return texts_of_event
 
 
 def detail(dialect: SqlDialect) -> ColumnElement[Any]:
