@@ -115,8 +115,18 @@ def test_labels_have_a_fixed_set_of_values(busy: Running) -> None:
     allowed: dict[str, Any] = {
         "method": {*middleware.METHODS, "other"},
         "status": {str(number) for number in range(600)},
-        "outcome": {"bound", "replayed", *codes(), "made", "refused", "notsent", "unknown", "confirmed", "missing"}
-        | {"providerpage", "providerpools"},
+        "outcome": {
+            "bound",
+            "replayed",
+            *codes(),
+            "made",
+            "refused",
+            "not_sent",
+            "unknown",
+            "confirmed",
+            "missing",
+        }
+        | {"provider_page", "provider_pools"},
         "provider_status": {"none", "other", *(status.code for status in STATUSES)},
         "call": {"bind", "unbind", "page", "pools"},
         "result": set(sender.RESULTS),
