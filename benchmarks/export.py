@@ -65,8 +65,6 @@ def _measure_file(url: str, file_format: str) -> Result:
             "bindings",
             "--format",
             file_format,
-            "-o",
-            str(path),
         ]
         cpu_before = resource.getrusage(resource.RUSAGE_CHILDREN)
         started_at = time.perf_counter()
