@@ -263,7 +263,10 @@ def test_app_sees_its_own_bindings_only(running: Running) -> None:
     assert A in page.text, "it has sent the phones itself"
     assert shown(browser.get("/bindings?actor=key:meals")) == [own.id]
     exported = browser.post("/bindings/export?actor=key:meals", {"format": "csv"})
-    assert [row["id"] for row in rows(exported)] == [own.id]
+    (row,) = rows(exported)
+    assert (row["id"], row["phone_a"], row["version"]) == (own.id, f"'{A}", "0"), (
+        "reveals are counted in the version"
+    )
     assert Browser(running).get("/bindings").status_code == 303, "without a key"
 
 
@@ -290,6 +293,19 @@ def test_export_has_exactly_the_view_and_is_recorded(running: Running) -> None:
     manifest = running.service.access_log.get_export(str(entry.export_id))
     assert manifest.filter == {"mode": "AXB", "order": "oldest", "reference_prefix": "ride-"}
     assert browser.post(form.action, {"format": "csv", "reason": "x"}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "form"), [("/bindings/export?order=oldest", {}), ("/exports", {"what": "bindings"})]
+)
+def test_export_of_an_administrator_has_only_its_own_phones_in_full(
+    running: Running, path: str, form: dict[str, str]
+) -> None:
+    bind(running.service, "key:boss")
+    bind(running.service, "key:meals", phone_a=C, phone_b=D)
+    own, other = rows(Browser(running).sign_in("admin", "boss").post(path, {"format": "csv"} | form))
+    assert (own["phone_a"], own["phone_b"], own["version"]) == (f"'{A}", f"'{B}", "2")
+    assert (other["phone_a"], other["phone_b"]) == (mask(C), mask(D))
 
 
 def test_export_in_full_is_in_the_record_of_the_bindings_that_it_may_have_had_only(running: Running) -> None:
