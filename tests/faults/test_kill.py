@@ -9,16 +9,21 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from bindings import failpoints
+from bindings.store.grants import FUNCTION
+from bindings.store.reserve import _lock_key
 from tests.faults import oracle
 from tests.faults.harness import KILLED
 from tests.faults.worker import PLAIN_BINDS
+from tests.service.harness import wait_for
 
 if TYPE_CHECKING:
     from tests.faults.harness import Experiment, FaultHarness
@@ -38,6 +43,14 @@ RELEASE_POINTS = (
     "unbind.after_settle",
 )
 TAKEOVER_POINTS = tuple(name for name in SCENARIO_POINTS if "replace." in name or "end_waiting" in name)
+REQUEST: dict[str, Any] = {
+    "phone_a": "9188067701",
+    "phone_b": "9188067799",
+    "pool_number": "918806",
+    "expire_s": 600,
+    "mode": "AXB",
+    "idempotency_key": None,
+}
 SEEDS = 1  # `make soak` runs many
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
 
@@ -58,6 +71,42 @@ def test_R1_process_killed_at_a_fail_point_leaves_nothing_unknown_and_nothing_st
     for seed in range(SEEDS):
         with fault_harness.experiment(kind, seed=seed) as experiment:
             kill_once(experiment, name)
+
+
+@pytest.mark.postgres
+def test_R1_process_killed_in_the_transaction_of_an_intent_leaves_nothing(fault_harness: FaultHarness) -> None:
+    """Without the function that a plain bind calls: what it does not admit is decided by this transaction."""
+    with fault_harness.experiment("postgresql") as experiment, psycopg.connect(experiment.url) as owner:
+        owner.execute(f"ALTER FUNCTION {FUNCTION} RENAME TO {FUNCTION}_hidden".encode())
+        owner.commit()
+        try:
+            hook = ("bind.reserve_in_transaction", 2, "KILL")  # the first one is before the call
+            assert experiment.run("run_binds", requests=[REQUEST], hook=hook) == KILLED
+            assert oracle.read_tables(experiment.url)["bindings"] == []
+            experiment.assert_recovery()
+        finally:
+            owner.execute(f"ALTER FUNCTION {FUNCTION}_hidden RENAME TO {FUNCTION}".encode())
+
+
+@pytest.mark.postgres
+def test_R1_process_killed_while_its_call_runs_leaves_an_intent_that_recover_ends(
+    fault_harness: FaultHarness,
+) -> None:
+    """The server goes on: it commits the intent that the process would have sent."""
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    waiting += " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    with fault_harness.experiment("postgresql") as experiment, psycopg.connect(experiment.url) as holder:
+        scope = experiment.base_settings().get("scope", "default")
+        holder.execute("SELECT pg_advisory_xact_lock(%s)", (_lock_key(scope, REQUEST["phone_a"]),))
+        process = experiment.start("run_binds", requests=[REQUEST])
+        wait_for(lambda: holder.execute(waiting).fetchone() == (1,))
+        os.kill(process.pid, signal.SIGKILL)
+        holder.rollback()
+        assert experiment.wait(process) == KILLED
+        wait_for(lambda: len(oracle.read_tables(experiment.url)["bindings"]) == 1)
+        assert oracle.read_tables(experiment.url)["bindings"][0]["state"] == "pending"
+        assert len(experiment.simulator.ledger) == 0
+        experiment.assert_recovery()
 
 
 @pytest.mark.parametrize("kind", DATABASES)
