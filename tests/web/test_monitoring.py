@@ -182,6 +182,11 @@ def test_checks_are_the_same_on_every_surface(running: Running) -> None:
     assert set(levels) - of_this_process == {*health.DATABASE_CHECKS, "provider_encryption"}
 
 
+def test_alerts_name_checks_that_there_are() -> None:
+    checks = set(re.findall(r'bindings_check_level\{check="(\w+)"\}', ALERTS.read_text()))
+    assert {"phones", "reconciliation"} <= checks <= {*health.DATABASE_CHECKS}
+
+
 def test_thresholds_of_the_alerts_are_those_of_the_checks() -> None:
     alerts = dict(re.findall(r"- alert: (\w+)\n +expr: (.+)", ALERTS.read_text()))
     assert alerts["BindingsSweepLags"].endswith(f" > {activity_checks.LAG_WARN_S:.0f}")
