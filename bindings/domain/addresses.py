@@ -12,7 +12,15 @@ if TYPE_CHECKING:
 
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# The last four bytes of these are an IPv4 address: NAT64, and the IPv4-compatible addresses of RFC 4291.
+_WITH_IPV4 = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "::/96")))
+# Not public, though `is_global` of some versions of Python says so: local NAT64 (RFC 8215), site-local, stateless
+# translation (RFC 2765).
+_INSIDE = tuple(map(ipaddress.IPv6Network, ("64:ff9b:1::/48", "fec0::/10", "::ffff:0:0:0/96")))
+# Here AWS, Google, Azure and Oracle serve credentials to each machine, though these are not link-local addresses.
+_CREDENTIAL_SERVICES = frozenset(
+    map(ipaddress.ip_address, ("fd00:ec2::254", "fd20:ce::254", "168.63.129.16", "192.0.0.192"))
+)
 
 
 def is_loopback(host: str) -> bool:
@@ -26,17 +34,22 @@ def is_loopback(host: str) -> bool:
 def is_public(address: str, networks: Sequence[_Network] = ()) -> bool:
     """Return whether an address is of the internet, or in one of the networks.
 
-    An IPv6 address that leads to an IPv4 one (mapped, 6to4, NAT64) is judged by that.
+    An IPv6 address that leads to an IPv4 one (mapped, compatible, 6to4, NAT64) is judged by that. False for an
+    address at which a cloud serves credentials, also if it is in a network.
     """
     parsed = _target(ipaddress.ip_address(address.partition("%")[0]))
-    return (parsed.is_global and not parsed.is_multicast) or any(parsed in network for network in networks)
+    if parsed in _CREDENTIAL_SERVICES:
+        return False
+    is_inside = parsed.is_multicast or any(parsed in network for network in _INSIDE)
+    return (parsed.is_global and not is_inside) or any(parsed in network for network in networks)
 
 
 def _target(address: _Address) -> _Address:
     if isinstance(address, ipaddress.IPv4Address):
         return address
-    nat64 = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF) if address in _NAT64 else None
-    return address.ipv4_mapped or address.sixtofour or nat64 or address
+    if int(address) > 1 and any(address in network for network in _WITH_IPV4):  # `::` and `::1` are IPv6
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.ipv4_mapped or address.sixtofour or address
 
 
 def literal_address(host: str) -> str | None:

@@ -7,6 +7,7 @@ from ipaddress import ip_network
 import pytest
 
 from bindings.domain.addresses import is_public, literal_address
+from bindings.settings import PRIVATE_NETWORKS
 
 NETWORKS = (ip_network("10.1.0.0/16"), ip_network("fd00:1::/32"))
 
@@ -36,6 +37,11 @@ NETWORKS = (ip_network("10.1.0.0/16"), ip_network("fd00:1::/32"))
         ("::ffff:a00:1", False),
         ("64:ff9b::a00:1", False),
         ("2002:7f00:1::", False),
+        ("::169.254.169.254", False),
+        ("::8.8.8.8", True),
+        ("::ffff:0:169.254.169.254", False),
+        ("64:ff9b:1::a9fe:a9fe", False),
+        ("fec0::1", False),
     ],
 )
 def test_address_is_public(address: str, public: bool) -> None:
@@ -46,6 +52,22 @@ def test_address_is_public(address: str, public: bool) -> None:
 def test_address_in_a_network_is_allowed_in_every_form(address: str) -> None:
     assert is_public(address, NETWORKS)
     assert not is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("169.254.169.254", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "100.100.100.200", "fe80::a9fe:a9fe"),
+        *("fd00:ec2::254", "fd20:ce::254", "192.0.0.192", "168.63.129.16", "::ffff:168.63.129.16"),
+    ],
+)
+def test_address_at_which_a_cloud_serves_credentials_is_in_no_default_network(address: str) -> None:
+    assert not is_public(address, PRIVATE_NETWORKS)
+
+
+@pytest.mark.parametrize("address", ["fd00:ec2::254", "fd20:ce::254", "192.0.0.192", "168.63.129.16"])
+def test_credentials_at_an_address_that_is_not_link_local_are_refused_in_every_network(address: str) -> None:
+    assert not is_public(address, [ip_network("0.0.0.0/0"), ip_network("::/0")])
 
 
 @pytest.mark.parametrize(
