@@ -1,11 +1,13 @@
 """A set of texts that takes a sixth of the memory of `set[str]`: a provider's list may have a million ids.
 
 Each text is kept as its digest of 96 bits, so the texts cannot be read again. Two texts of one digest would count
-as one: with a million texts the probability is below 10^-16, and a provider cannot look for such a pair.
+as one: with a million texts the probability is below 10^-16. The digests have a key of this process, so texts
+with one digest, or with digests that are slow to find, cannot be chosen from outside.
 """
 
 from __future__ import annotations
 
+import os
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DIGEST_BYTES = 12
+_KEY = os.urandom(16)
 
 
 class IdSet:
@@ -53,7 +56,7 @@ class IdSet:
 
 
 def _digest(text: str) -> bytes:
-    return blake2b(text.encode(errors="surrogatepass"), digest_size=DIGEST_BYTES).digest()
+    return blake2b(text.encode(errors="surrogatepass"), digest_size=DIGEST_BYTES, key=_KEY).digest()
 
 
 def _part(digest: bytes) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import tracemalloc
 
 from hypothesis import given
@@ -37,6 +39,15 @@ def test_digest_that_lies_across_two_others_is_not_in_the_set() -> None:
     across = (first + second)[7:19]
     assert id_set._part(across) == id_set._part(first)
     assert (ids._has(first), ids._has(second), ids._has(across)) == (True, True, False)
+
+
+def test_digest_is_another_one_in_another_process() -> None:
+    """So a provider cannot choose ids that count as one."""
+    code = "from bindings.jobs import id_set; print(id_set._digest('bind-1').hex())"
+    results = {
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout for _ in range(2)
+    }
+    assert len(results) == 2
 
 
 def test_id_takes_less_than_24_bytes() -> None:
