@@ -6,7 +6,8 @@ transaction decides. So each refusal, replay and doubt is decided in one place. 
 intent that the transaction would refuse (I1).
 
 Its statement is committed in the same round trip. After the client has given it up it records nothing, because
-`latest` is over then (`ClockMonitor.trusted_range`).
+`latest` is over then (`ClockMonitor.trusted_range`): it compares that after it has the locks, and after it has
+inserted.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ _log = logging.getLogger(__name__)
 # Why the database does not run it, by SQLSTATE.
 NOT_CALLABLE = {
     "42883": "it is missing",
+    "42725": "there are several of its name",
     "42501": "the user of the database may not call it",
     "25004": "default_transaction_isolation of the user or the database is not read committed",
 }

@@ -156,6 +156,11 @@ BEGIN
     IF NOT FOUND THEN  -- the id or the idempotency key is in use
         RETURN NULL;
     END IF;
+    -- The insertion may have waited too: for a table, for the same key, or with a server that stood still.
+    IF coalesce(fixed_clock, clock_timestamp()) > latest THEN
+        RAISE EXCEPTION 'the intent was not recorded: its client no longer waits for it'
+            USING ERRCODE = '57014';
+    END IF;
     RETURN instant;
 END
 """

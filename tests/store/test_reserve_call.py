@@ -438,6 +438,41 @@ def check_keys(database: Database) -> None:
         assert undone(database, partial(work, row=used)) == (None, 0), used
 
 
+def check_late_insertion(database: Database) -> None:
+    """An insertion that waits until the client has given the call up records nothing."""
+    results: list[Any] = []
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'transactionid'"
+    )
+    with psycopg.connect(database._url, autocommit=True) as watcher, closing(Database(database._url)) as holder:
+
+        def hold(tx: Transaction) -> None:
+            add_binding(tx, phone_a=C, phone_b=D, idempotency_key="k")
+            (now,) = watcher.execute("SELECT clock_timestamp()").fetchone() or (None,)
+            latest = now + timedelta(seconds=2)
+
+            def reserve_second() -> None:
+                readings = {"fixed_clock": None, "earliest": now - MINUTE, "latest": latest}
+                with suppress(Busy):
+                    results.append(
+                        undone(
+                            database,
+                            lambda tx: call(tx, request(idempotency_key="k"), lock_wait="60s", **readings),
+                        )
+                    )
+
+            second = threading.Thread(target=reserve_second, daemon=True)
+            started.append(second)
+            second.start()
+            wait_for(lambda: watcher.execute(waiting).fetchone() == (1,) or not second.is_alive())
+            wait_for(lambda: watcher.execute("SELECT clock_timestamp() > %s", (latest,)).fetchone() == (True,))
+
+        started: list[threading.Thread] = []
+        undone(holder, hold)
+        started[0].join(300)
+    assert results in ([], [None])
+
+
 CHECKS = {
     check.__name__.removeprefix("check_"): check
     for check in (
@@ -451,6 +486,7 @@ CHECKS = {
         check_rival,
         check_clock_after_locks,
         check_keys,
+        check_late_insertion,
     )
 }
 LOCK = "PERFORM pg_advisory_xact_lock(lock_key);"
@@ -468,7 +504,11 @@ BUGS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "the clock before the locks": ("clock_after_locks", ((CLOCK, "NULL;"), ("FOREACH", f"{CLOCK} FOREACH"))),
     "any isolation level": ("isolation", (("<> 'read committed'", "= 'none'"),)),
     "any reading": ("readings", (("(instant BETWEEN earliest AND latest) IS NOT TRUE", "false"),)),
-    "a late reading": ("readings", (("instant BETWEEN earliest AND latest", "instant >= earliest"),)),
+    "a late reading": (
+        "readings",
+        (("instant BETWEEN earliest AND latest", "instant >= earliest"), ("> latest", "< earliest")),
+    ),
+    "a late insertion": ("late_insertion", (("> latest", "< earliest"),)),
     "no check of A's column": ("holders", (("WHERE phone_a = ANY", "WHERE false AND phone_a = ANY"),)),
     "no check of B's column": ("holders", (("WHERE phone_b = ANY", "WHERE false AND phone_b = ANY"),)),
     "no check of holds": ("ends_and_scopes", (("WHERE phone = ANY", "WHERE false AND phone = ANY"),)),
@@ -608,8 +648,15 @@ def test_plain_bind_makes_two_round_trips(plain_service: BindingService, tmp_pat
     assert len(trips) == 2, trips
 
 
+# Two functions of the same name, each of which fits the types of the arguments better in another place.
+OVERLOADED = "".join(
+    f"DO $$ BEGIN EXECUTE (SELECT replace(pg_get_functiondef(min(oid::bigint)::oid),"
+    f" '{name} text', '{name} character varying') FROM pg_proc WHERE proname = '{FUNCTION}'); END $$;"
+    for name in ("new_mode", "new_pool_number")
+)
 NOT_CALLABLE = {
     "it is missing": f"DROP FUNCTION {FUNCTION}",
+    "several of its name": OVERLOADED,
     "is not read committed": "ALTER DATABASE {database} SET default_transaction_isolation = 'repeatable read'",
 }
 
