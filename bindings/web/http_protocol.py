@@ -11,6 +11,7 @@ tests/web/test_http_protocol.py, which names every part.
 
 from __future__ import annotations
 
+import contextvars
 import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._open_connections = open_connections
         self._address = UNKNOWN
+        self._context = contextvars.copy_context()
         self._timer: asyncio.TimerHandle | None = None  # runs while a head is expected
         self._in_head = False
         self._received = 0  # bytes since the last head that do not belong to a body
@@ -125,8 +127,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._update_idle()
 
     def on_response_complete(self) -> None:
-        """Wait for the rest of a head that began before the previous response was sent."""
-        super().on_response_complete()
+        """Start the next request, or wait for the rest of its head if that began before this response was sent.
+
+        The next one has the connection's context: it must not have the trace of the request that ends here.
+        """
+        self._context.run(super().on_response_complete)
         self._update_idle()
         if self._in_head and not self.transport.is_closing():
             self._start_timer()

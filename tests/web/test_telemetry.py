@@ -6,7 +6,7 @@ import io
 import logging
 import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -22,12 +22,14 @@ from bindings.webhooks.sender import deliver_pending
 from tests.service.harness import KEY, POOL, SECRET, A, B, C, D, ServiceHarness, feed_has_caught_up
 from tests.web.conftest import alone
 from tests.web.receivers import Receiver
+from tests.web.wire import posted, speak
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from opentelemetry.sdk.trace import ReadableSpan
 
+    from bindings.service import BindingService
     from tests.web.conftest import Running
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -260,6 +262,29 @@ def test_request_is_a_server_span_named_by_its_route(serving: Running, spans: In
         "http.response.status_code": 422,
     }
     assert span.status.status_code is StatusCode.UNSET
+
+
+@pytest.mark.usefixtures("_each_way")
+def test_pipelined_request_has_no_trace_of_the_one_before(
+    serving: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers, traces = serving.key("app"), list[str | None]()
+    lookup = type(serving.service).lookup
+
+    def record(service: BindingService, **fields: Any) -> Any:
+        header = telemetry.traceparent()
+        traces.append(None if header is None else telemetry.trace_id(header))
+        return lookup(service, **fields)
+
+    monkeypatch.setattr(type(serving.service), "lookup", record)
+    body = b'{"phone": "%s"}' % A.encode()
+    authorization = f"Authorization: {headers['Authorization']}"
+    last = posted(body, authorization, path="/v1/lookup")
+    first = posted(body, authorization, f"traceparent: {HEADER}", path="/v1/lookup")
+    answer = speak(serving, first.replace(b"Connection: close\r\n", b"") + last)
+    assert answer.count(b"HTTP/1.1 200 ") == 2
+    assert traces[0] == TRACE
+    assert traces[1] != TRACE
 
 
 def test_answer_that_is_the_server_s_fault_fails_its_span(
