@@ -133,7 +133,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """
         self._context.run(super().on_response_complete)
         self._update_idle()
-        if self._in_head and not self.transport.is_closing():
+        if self._in_head and self.cycle.response_complete and not self.transport.is_closing():
             self._start_timer()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 -- uvicorn's text is not a problem object

@@ -322,6 +322,29 @@ def test_incomplete_head_times_out(
     assert last[:3] == (b"" if expected is None else str(expected).encode())
 
 
+def test_time_of_a_head_runs_once_and_only_while_no_request_is_handled(
+    listening: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a timer that nothing stops closes the connection in the middle of a later request."""
+    expected: list[bool] = []
+    start_timer = http_protocol.LimitedHttpProtocol._start_timer
+
+    def record(protocol: http_protocol.LimitedHttpProtocol) -> None:
+        is_idle = protocol.cycle is None or protocol.cycle.response_complete
+        expected.append(is_idle and protocol._timer is None)
+        start_timer(protocol)
+
+    monkeypatch.setattr(http_protocol.LimitedHttpProtocol, "_start_timer", record)
+    kept, last = get("/livez").replace(b"Connection: close\r\n", b""), get("/v1/nothing")
+    with connect(listening) as connection:
+        connection.sendall(kept * 3 + last[:20])
+        wait_for(lambda: len(expected) >= 2)
+        connection.sendall(last[20:])
+        answer = read_until_closed(connection)
+    assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200"] * 3 + [b"404"]
+    assert expected == [True, True]  # for the first head and for the one that was sent in two parts
+
+
 def test_slow_head_times_out_even_if_bytes_keep_coming(
     listening: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
