@@ -109,13 +109,22 @@ class FairThreads:
         self._threads.clear()
 
     def _begin(self, call: _Call) -> None:
+        if self._shares.in_use >= len(self._threads):
+            self._start_thread()
         self._shares.add(call.caller)
-        if self._shares.in_use > len(self._threads):
-            name = f"{self._thread_name}_{len(self._threads)}"
-            thread = threading.Thread(target=_work, args=(self._begun,), name=name, daemon=True)
-            self._threads.append(thread)
-            thread.start()
         self._begun.put(call)
+
+    def _start_thread(self) -> None:
+        """Start one more thread. If the system allows none, those that run take the call; raise without any."""
+        name = f"{self._thread_name}_{len(self._threads)}"
+        thread = threading.Thread(target=_work, args=(self._begun,), name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            if not self._threads:
+                raise
+        else:
+            self._threads.append(thread)
 
     def _end(self, caller: str) -> None:
         self._shares.give_back(caller)

@@ -157,6 +157,32 @@ def test_threads_are_as_many_as_calls_ran_at_a_time_and_end_with_close() -> None
     asyncio.run(scenario())
 
 
+def test_thread_that_cannot_be_started_takes_no_place_and_loses_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    release, start = threading.Event(), threading.Thread.start
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name.startswith("limited"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    async def scenario() -> None:
+        threads = FairThreads(16, thread_name="limited")
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError, match="start new thread"):
+            threads.run("one", lambda: 7)
+        monkeypatch.undo()
+        running = [threads.run("one", lambda: release.wait(300))]
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        running += [threads.run("one", lambda: release.wait(300)) for _ in range(3)]
+        release.set()
+        assert await asyncio.gather(*running) == [True] * 4
+        monkeypatch.undo()
+        assert (threads._shares.in_use, len(threads._threads)) == (0, 1)
+        threads.close()
+
+    asyncio.run(scenario())
+
+
 async def until(condition: Any) -> None:
     while not condition():  # noqa: ASYNC110 -- what it waits for happens on threads
         await asyncio.sleep(0.001)
