@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextvars
 import re
+import weakref
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from bindings.web.responses import EXCHANGE
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from bindings.errors import BindingsError
     from bindings.web.connections import Connections
@@ -204,15 +206,16 @@ class UvicornExchange:
     __slots__ = ("_cycle",)
 
     def __init__(self, cycle: Any) -> None:
-        self._cycle = cycle
+        # The scope of the cycle has this object: with a strong reference each request would wait to be collected.
+        self._cycle: Callable[[], Any] = weakref.ref(cycle)
 
     def has_body(self) -> bool:
         """Return whether the body was received completely."""
-        return not self._cycle.more_body
+        return not self._cycle().more_body
 
     async def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Send a complete response in one write; `headers` has its length."""
-        cycle = self._cycle
+        cycle = self._cycle()
         if cycle.flow.write_paused and not cycle.disconnected:
             await cycle.flow.drain()
         if cycle.disconnected:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +121,25 @@ def test_every_direct_call_has_permissions_and_needs_a_key(listening: Running) -
         assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
         assert refused.headers["Cache-Control"] == "no-store"
         assert refused.headers["X-Request-ID"] == refused.json()["request_id"]
+
+
+def test_answered_request_does_not_wait_to_be_collected(listening: Running) -> None:
+    """Its body, which may name a phone, and its key are gone with the response."""
+    headers = listening.key("app", "not collected")
+    listening.post("/v1/lookup", {"phone": A}, headers)
+
+    def cycles() -> int:
+        return sum(isinstance(tracked, RequestResponseCycle) for tracked in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = cycles()
+        for _ in range(10):
+            assert listening.post("/v1/lookup", {"phone": A}, headers).status_code == 200
+        assert cycles() <= before + 1  # that of the last request belongs to the connection
+    finally:
+        gc.enable()
 
 
 class FakeTransport(asyncio.Transport):
