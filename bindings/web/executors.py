@@ -68,6 +68,7 @@ class Executors:
         Raises `ConcurrencyLimited` past the caller's share, and `Busy` if too many wait, or if it takes too long.
         """
         self._reads.take(caller)
+        running: asyncio.Future[Result] | None = None
         timer = None
         try:
             running = self._read_threads.run(caller, partial(function, *args, **kwargs))
@@ -77,6 +78,7 @@ class Executors:
             if timer is not None:
                 timer.cancel()
             self._reads.give_back(caller)
+            del running  # its exception has this frame
 
     async def run_probe(
         self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs

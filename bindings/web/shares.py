@@ -162,6 +162,7 @@ class _Call:
             deliver = partial(self._deliver, None, error)
         with suppress(RuntimeError):  # the event loop is closed
             self._loop.call_soon_threadsafe(deliver)
+        del self, deliver  # the exception has this frame
 
     def _deliver(self, value: Any, error: BaseException | None) -> None:
         self._end(self.caller)

@@ -123,10 +123,21 @@ def test_every_direct_call_has_permissions_and_needs_a_key(listening: Running) -
         assert refused.headers["X-Request-ID"] == refused.json()["request_id"]
 
 
-def test_answered_request_does_not_wait_to_be_collected(listening: Running) -> None:
+@pytest.mark.parametrize(
+    ("path", "body", "expected"),
+    [
+        ("/v1/lookup", {"phone": A}, 200),
+        ("/v1/lookup", {"phone": "x"}, 422),
+        ("/v1/bindings/check", {}, 422),
+        ("/v1/bindings/0192f0c0-0000-7000-8000-000000000000/unbind", {}, 404),
+    ],
+)
+def test_answered_request_does_not_wait_to_be_collected(
+    listening: Running, path: str, body: dict[str, str], expected: int
+) -> None:
     """Its body, which may name a phone, and its key are gone with the response."""
-    headers = listening.key("app", "not collected")
-    listening.post("/v1/lookup", {"phone": A}, headers)
+    headers = listening.key("app", f"{path} {expected}")
+    listening.post(path, body, headers)
 
     def cycles() -> int:
         return sum(isinstance(tracked, RequestResponseCycle) for tracked in gc.get_objects())
@@ -136,7 +147,7 @@ def test_answered_request_does_not_wait_to_be_collected(listening: Running) -> N
     try:
         before = cycles()
         for _ in range(10):
-            assert listening.post("/v1/lookup", {"phone": A}, headers).status_code == 200
+            assert listening.post(path, body, headers).status_code == expected
         assert cycles() <= before + 1  # that of the last request belongs to the connection
     finally:
         gc.enable()
