@@ -7,6 +7,7 @@ end, so they are part of the manifest, which has a page of its own.
 from __future__ import annotations
 
 import hashlib
+import threading
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -126,13 +127,23 @@ async def _file_chunks(
     executors, service = context.app_state.executors, context.service
     caller = context.require_principal.actor
     digest, row_count = hashlib.sha256(), 0
+    reading = threading.Lock()
+
+    def next_batch() -> tuple[int, str] | None:
+        with reading:
+            return next(batches_of_lines, None)
+
+    def close() -> None:
+        with reading:  # a thread may still read the batch that the browser no longer waits for
+            batches_of_lines.close()
+
     try:
         chunk = header.encode()
         while True:
             digest.update(chunk)
             if chunk:
                 yield chunk
-            batch = await executors.run_read_for(caller, lambda: next(batches_of_lines, None))
+            batch = await executors.run_read_for(caller, next_batch)
             if batch is None:
                 break
             batch_rows, lines = batch
@@ -140,7 +151,7 @@ async def _file_chunks(
             chunk = lines.encode()
     finally:
         # Also if the browser has disconnected: this ends the read of the database.
-        await executors.run_read_for(caller, batches_of_lines.close)
+        await executors.run_read_for(caller, close)
     await executors.run_read_for(
         caller, lambda: service.access_log.finish_export(export_id, row_count=row_count, sha256=digest.hexdigest())
     )
