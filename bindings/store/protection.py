@@ -65,13 +65,14 @@ _POSTGRESQL = text(
     " AND (NOT relispartition OR EXISTS (SELECT 1 FROM pg_inherits WHERE inhrelid = pg_class.oid"
     " AND inhparent = CAST('events' AS regclass)))"
 )
-# In the schema of the tables: another function of this name and schema is one that a call may mean.
+# In the schema of the tables, and in those of the search_path: a call may mean another function of this name.
 _FUNCTIONS = text(
     "SELECT proname, string_agg(concat_ws(' ', pg_get_function_arguments(pg_proc.oid), proretset,"
     " format_type(prorettype, NULL), lanname, provolatile, prosecdef, array_to_string(proconfig, ','), prosrc),"
     " ' ' ORDER BY pg_proc.oid) AS definition"
     " FROM pg_proc JOIN pg_language ON pg_language.oid = prolang"
-    " WHERE pronamespace = (SELECT relnamespace FROM pg_class WHERE oid = CAST('bindings' AS regclass))"
+    " WHERE (pronamespace = (SELECT relnamespace FROM pg_class WHERE oid = CAST('bindings' AS regclass))"
+    " OR pg_function_is_visible(pg_proc.oid))"
     " AND proname = ANY (CAST(:names AS text[])) GROUP BY proname"
 )
 _PARTITIONS = text(

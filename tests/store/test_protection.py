@@ -136,6 +136,24 @@ def test_missing_function_and_a_second_one_of_its_name_are_red(
         postgres_server.drop(url)
 
 
+@pytest.mark.postgres
+def test_function_that_hides_that_of_the_tables_is_red(postgres_server: Server, postgres_template: str) -> None:
+    url = postgres_server.create(template=postgres_template)
+    database = Database(url)
+    copy = f"replace(pg_get_functiondef('public.{FUNCTION}'::regproc), 'public.', 'earlier.')"
+    try:
+        _run(database, "CREATE SCHEMA earlier", f"DO $do$ BEGIN EXECUTE {copy}; END $do$")
+        assert of_triggers(database).level is Level.OK, "no call finds it"
+        with psycopg.connect(url, autocommit=True) as owner:
+            owner.execute(f'ALTER DATABASE "{owner.info.dbname}" SET search_path = earlier, public'.encode())
+        database.close()
+        database = Database(url)
+        assert of_triggers(database).seen == f"{NOT_IN_ORDER}the function {FUNCTION} is changed"
+    finally:
+        database.close()
+        postgres_server.drop(url)
+
+
 def test_maintenance_under_way_is_a_warning_and_another_schema_is_not_compared(database: Database) -> None:
     register_scope(database, "default")
     until = database.clock() + timedelta(minutes=10)
