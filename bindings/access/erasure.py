@@ -186,10 +186,9 @@ class Erasure:
         """Erase in batches, and record the end."""
         caller = replace(self._runtime.caller, request_id=entry.id)
         counts: Counter[str] = Counter(dict.fromkeys(("bindings", "texts", "refusals", "holds", "searches"), 0))
-        hold_ids: list[str] = []
         references: set[str] = set()
 
-        def batch(tx: Transaction) -> tuple[erasure.ErasedBatch, erasure.ErasedBatch, list[str]]:
+        def batch(tx: Transaction) -> tuple[erasure.ErasedBatch, erasure.ErasedBatch]:
             if phone is None:
                 raise AssertionError("unreachable: without a phone there is no batch")
             now = erasure.lock(tx, self._runtime.settings.scope, phone)
@@ -198,31 +197,39 @@ class Erasure:
                 raise _still_open(holders, now)
             ended = erasure.erase_bindings(tx, phone, caller, ticket=entry.ticket, until=until, limit=BATCH)
             refused = erasure.erase_refusals(tx, phone, until=until, limit=BATCH)
-            held = erasure.erase_holds(tx, phone, now, until=until)
             names = (*ended.names, *refused.names)
             texts = erasure.erase_texts_that_name(tx, phone, names, caller, ticket=entry.ticket, until=until)
             hit("erase.in_transaction")
-            return replace(ended, texts=ended.texts + texts), refused, held
+            return replace(ended, texts=ended.texts + texts), refused
 
         while phone is not None:
-            ended, refused, held = self._database.write(batch)
-            counts.update(bindings=ended.bindings, texts=ended.texts, refusals=refused.refusals, holds=len(held))
+            ended, refused = self._database.write(batch)
+            counts.update(bindings=ended.bindings, texts=ended.texts, refusals=refused.refusals)
             references.update(ended.references, refused.references)
-            hold_ids += held
             on_progress(counts["bindings"])
             hit("erase.after_batch")
             if max(ended.bindings, refused.refusals) < BATCH:
                 break
-        detail: dict[str, Any] = {"ticket": entry.ticket, "reason": FreeText(reason), "hold_ids": hold_ids}
+        detail: dict[str, Any] = {
+            "ticket": entry.ticket,
+            "reason": FreeText(reason),
+            "bindings": counts["bindings"],
+        }
 
-        def end(tx: Transaction) -> int:
-            deleted = 0 if phone is None else erasure.erase_searches(tx, phone, sorted(references))
+        def end(tx: Transaction) -> tuple[int, int]:
+            hold_ids: list[str] = []
+            searches = 0
+            if phone is not None:
+                now = erasure.lock(tx, self._runtime.settings.scope, phone)
+                hold_ids = erasure.erase_holds(tx, phone, now, until=until)
+                searches = erasure.erase_searches(tx, phone, sorted(references))
             erasure.erase_examples(tx)
-            erasure.record_end(tx, caller, detail | {"bindings": counts["bindings"]})
+            # With the deletion itself: a hold that no event names as erased counts as lost.
+            erasure.record_end(tx, caller, detail | {"hold_ids": hold_ids})
             hit("erase.end_in_transaction")
-            return deleted
+            return len(hold_ids), searches
 
-        counts["searches"] += self._database.write(end)
+        counts["holds"], counts["searches"] = self._database.write(end)
         return dict(counts)
 
 

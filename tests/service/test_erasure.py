@@ -349,10 +349,23 @@ def test_erasure_that_dies_is_completed_by_the_next_one(
     harness: ServiceHarness, eraser: BindingService, journal: Path, point: str
 ) -> None:
     ended(harness)
+    harness.simulator.add_foreign_binding(phone_a=A, phone_b=C, app_id="4luaKsL2")
+    with pytest.raises(errors.PhoneInUseAtProvider):
+        harness.bind(A, B)
+    harness.clock.advance(10_000)
+    hold_ids = ids_of_holds(harness)
     with dies_at(point), pytest.raises(DiedError):
         erase(eraser)
     assert_sound(harness.service)
     erase(eraser)
+    named = [
+        str(hold_id)
+        for event in harness.service.export_events()
+        if event.kind is EventKind.ERASED
+        for hold_id in event.detail.get("hold_ids", ())
+    ]
+    assert named == sorted(hold_ids - ids_of_holds(harness)), "an event names each deleted hold"
+    assert len(named) == 1
     (entry,) = ErasureJournal(str(journal)).entries()
     assert harness.database.read(rows.is_complete, entry.id)
     assert_no_words(harness)
@@ -381,6 +394,11 @@ service.erasure.erase(phone={A!r}, reason="request 17")
     assert (replayed.entries, replayed.complete, replayed.open) == (1, 0, 0)
     assert_no_words(harness)
     assert eraser.erasure.replay().complete == 1
+
+
+def ids_of_holds(harness: ServiceHarness) -> set[str]:
+    query = text("SELECT id FROM holds")
+    return {str(value) for value in harness.database.read(lambda connection: connection.execute(query).scalars())}
 
 
 def assert_no_words(harness: ServiceHarness) -> None:
