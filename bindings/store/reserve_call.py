@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Boolean, Integer, Text, bindparam, cast, exc, func, select
+from sqlalchemy import BigInteger, Boolean, Integer, LargeBinary, Text, bindparam, cast, exc, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from bindings import telemetry
@@ -50,7 +50,6 @@ _log = logging.getLogger(__name__)
 # Why the database does not run it, by SQLSTATE.
 NOT_CALLABLE = {
     "42883": "it is missing",
-    "42725": "there are several of its name",
     "42501": "the user of the database may not call it",
     "25004": "default_transaction_isolation of the user or the database is not read committed",
 }
@@ -194,17 +193,26 @@ def _array(texts: Iterable[str]) -> str:
 
 
 def _statement() -> CompiledStatement:
+    """Build the call. Each argument has the exact type of its parameter.
+
+    Another function of this name, whose parameters fit better, would be called instead.
+    """
+
     def array(name: str, item: type[Any]) -> ColumnElement[Any]:
         return cast(bindparam(name, type_=Text), ARRAY(item))
 
     def parameter(name: str, type_: type[Any]) -> ColumnElement[Any]:
-        return bindparam(name, type_=type_)
+        return cast(bindparam(name, type_=type_), type_)
 
-    columns = (
-        *("id", "mode", "phone_a", "phone_b", "phone_a_sealed", "phone_b_sealed", "phone_key", "pool_number"),
-        *("app_id", "scope", "reference", "idempotency_key", "fingerprint", "expire_s", "max_expire_s"),
-        *("warn_s", "actor", "request_id", "facts_salt"),
-    )
+    columns = {
+        "id": BindingId,
+        **dict.fromkeys(("mode", "phone_a", "phone_b"), Text),
+        **dict.fromkeys(("phone_a_sealed", "phone_b_sealed"), LargeBinary),
+        "phone_key": Integer,
+        **dict.fromkeys(("pool_number", "app_id", "scope", "reference", "idempotency_key", "fingerprint"), Text),
+        **dict.fromkeys(("expire_s", "max_expire_s", "warn_s"), Integer),
+        **dict.fromkeys(("actor", "request_id", "facts_salt"), Text),
+    }
     call = getattr(func, FUNCTION)(
         parameter("lock_wait", Text),
         array("lock_keys", BigInteger),
@@ -218,7 +226,7 @@ def _statement() -> CompiledStatement:
         *(parameter(name, BigInteger) for name in ("send_us", "settle_us", "held_us")),
         *(parameter(name, Text) for name in ("facts", "trace")),
         parameter("event_key_id", BindingId),
-        *(new_value(name) for name in columns),
+        *(cast(new_value(name), type_) for name, type_ in columns.items()),
         type_=Instant,
     )
     return CompiledStatement(select(call.label("requested_at")))

@@ -648,15 +648,14 @@ def test_plain_bind_makes_two_round_trips(plain_service: BindingService, tmp_pat
     assert len(trips) == 2, trips
 
 
-# Two functions of the same name, each of which fits the types of the arguments better in another place.
-OVERLOADED = "".join(
-    f"DO $$ BEGIN EXECUTE (SELECT replace(pg_get_functiondef(min(oid::bigint)::oid),"
-    f" '{name} text', '{name} character varying') FROM pg_proc WHERE proname = '{FUNCTION}'); END $$;"
-    for name in ("new_mode", "new_pool_number")
-)
+# The types that SQLAlchemy gives texts: by them alone this function would fit the arguments better.
+OVERLOADED = f"""DO $do$ BEGIN EXECUTE (
+    SELECT 'CREATE FUNCTION {FUNCTION}(' || replace(pg_get_function_arguments(oid), ' text', ' character varying')
+        || ') RETURNS timestamptz LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION ''the other one''; END$$'
+    FROM pg_proc WHERE proname = '{FUNCTION}'
+); END $do$"""
 NOT_CALLABLE = {
     "it is missing": f"DROP FUNCTION {FUNCTION}",
-    "several of its name": OVERLOADED,
     "is not read committed": "ALTER DATABASE {database} SET default_transaction_isolation = 'repeatable read'",
 }
 
@@ -681,6 +680,18 @@ def test_function_that_cannot_be_called_is_logged_once_and_binds_go_on(
         assert len(logged) == 1
         assert cause in logged[0]
     finally:
+        postgres_server.drop(url)
+
+
+def test_another_function_of_its_name_is_not_called(postgres_server: Server, postgres_template: str) -> None:
+    url = postgres_server.create(template=postgres_template)
+    database = Database(url)
+    try:
+        with psycopg.connect(url, autocommit=True) as owner:
+            owner.execute(OVERLOADED.encode())
+        assert _reserved_by(database, ReserveCall()) == "function"
+    finally:
+        database.close()
         postgres_server.drop(url)
 
 
