@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import ExceptionContext
 
+    from bindings.store.deadline_connection import DeadlineConnection
     from bindings.store.fork_gate import ForkGate
     from bindings.store.phone_keys import PhoneKeys
 
@@ -258,8 +259,6 @@ def _pool(size: int, idle: int | None) -> dict[str, Any]:
 def _connect(
     limit: ConnectionLimit | None, _dialect: Any, _record: Any, args: list[Any], kwargs: dict[str, Any]
 ) -> Any:
-    from psycopg.types.string import TextLoader
-
     from bindings.store.deadline_connection import DeadlineConnection
 
     connection = DeadlineConnection.connect(*args, **kwargs)
@@ -268,6 +267,18 @@ def _connect(
     if limit is not None:
         connection.limit = limit
         limit.opened(connection.pgconn.socket)
+    try:
+        _set_up(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _set_up(connection: DeadlineConnection) -> None:
+    """Make the settings of a new connection, and see whether a pooler is in between."""
+    from psycopg.types.string import TextLoader
+
     connection.adapters.register_loader("uuid", TextLoader)  # ids are text here: no object is made for each
     # Instants arrive in UTC: from a named zone the driver and `Instant` would both convert each of them, which is
     # a quarter of the time of an export. Not a startup option: poolers reject those, and keep this setting.
@@ -278,7 +289,6 @@ def _connect(
     # Prepared statements break behind a transaction pooler (psycopg#280), which reports a process id of its own
     # and not the server's. Only `CompiledStatement` prepares: other statements are planned with their values.
     connection.prepare_threshold = sys.maxsize if process == own_process else None
-    return connection
 
 
 def _end_setup(connection: Any, _record: Any) -> None:

@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from sqlalchemy import exc, func, insert, select, text
 from sqlalchemy.pool import QueuePool
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bindings.store.database import Transaction
+    from bindings.store.deadline_connection import DeadlineConnection
 
 CALLER = Caller(actor="test")
 
@@ -233,6 +235,24 @@ def test_no_connection_to_postgresql_compiles_statements(postgres_url: str) -> N
     show = text("SHOW jit")
     assert database.read(lambda connection: connection.execute(show).scalar()) == "off"
     assert database.write(lambda tx: tx.connection.execute(show).scalar()) == "off"
+    database.close()
+
+
+def test_connection_whose_setup_fails_is_closed(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[DeadlineConnection] = []
+    set_up = engine._set_up
+
+    def fail(connection: DeadlineConnection) -> None:
+        made.append(connection)
+        set_up(connection)
+        raise psycopg.errors.QueryCanceled
+
+    monkeypatch.setattr(engine, "_set_up", fail)
+    database = Database(postgres_url, timeout_s=0.5)
+    with pytest.raises(Busy):
+        database.clock()
+    assert made
+    assert all(connection.closed for connection in made)
     database.close()
 
 
