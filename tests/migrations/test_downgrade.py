@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from typing import TYPE_CHECKING, Any
@@ -117,6 +118,7 @@ def test_processes_that_need_a_newer_schema_are_named(database_url: str, engine:
 def test_each_undone_migration_is_an_act_if_the_older_release_reads_it(
     own_database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING)
     engine = make_engine(own_database_url)
     _execute(engine, f"INSERT INTO bind_counts VALUES (60, '{AT}', 'a', '918806', 'failed', '-41', 1)")
     path = [*script_directory().iterate_revisions(HEAD, "0017")]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 HOUR = 3_600
 ROW = re.compile(r'<dt>([^<]+)</dt><dd>(?:<time datetime="([^"]+)|\N{EN DASH}</dd>)')
 ROWS_OF_ENDS = re.compile("Ended|Promised end|Provider's own end.*|Phones .*held until.*")
-ACTIVE = "It is active until its promised end."
+ACTIVE = "It is active until its promised end. That is TIME."
 EXPIRED = "It ended because its lifetime was over."
 IN_DOUBT = "It is not known whether the binding exists: the provider gave no clear answer."
 NO_NUMBER = "the provider's pool had no middle number available"
