@@ -248,7 +248,7 @@ def test_other_process_that_was_there_before_the_jump_ends_nothing(fault_harness
         assert not experiment.simulator.ledger.live(experiment.clock.unix())
 
 
-@databases
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 @pytest.mark.parametrize("place", ["bind.after_reserve", "bind.before_send", "bind.after_answer"])
 def test_phones_are_held_past_the_end_at_the_provider_after_a_pause_that_no_clock_counted(
     fault_harness: FaultHarness, kind: str, place: str
