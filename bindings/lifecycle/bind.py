@@ -106,7 +106,7 @@ def _admit(
 
 
 def _bind(runtime: Runtime, client: ProviderClient, request: BindRequest) -> Binding | reserve.Replayed:
-    binding_id = str(uuid7())
+    arguments = (str(uuid7()), request, runtime.limits, runtime.caller)
     attempts_began: list[float] = []
     committed = runtime.rollback_detector.newest()
 
@@ -114,10 +114,7 @@ def _bind(runtime: Runtime, client: ProviderClient, request: BindRequest) -> Bin
         attempts_began.append(tx.started_at)
         reserved = reserve.reserve(
             tx,
-            binding_id,
-            request,
-            runtime.limits,
-            runtime.caller,
+            *arguments,
             committed=committed,
             verify_clock=runtime.clocks.verify,
             on_phone_storage=runtime.reserve_call.remember,
@@ -129,13 +126,7 @@ def _bind(runtime: Runtime, client: ProviderClient, request: BindRequest) -> Bin
         hit("bind.reserve_in_transaction")
         attempts_began.append(tx.started_at)
         reserved = runtime.reserve_call.reserve(
-            tx,
-            binding_id,
-            request,
-            runtime.limits,
-            runtime.caller,
-            committed=committed,
-            trusted_range=runtime.clocks.trusted_range,
+            tx, *arguments, committed=committed, trusted_range=runtime.clocks.trusted_range
         )
         if reserved is None:
             attempts_began.clear()  # nothing was committed
