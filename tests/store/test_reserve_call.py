@@ -423,7 +423,7 @@ def check_clock_after_locks(database: Database) -> None:
 
 
 def check_keys(database: Database) -> None:
-    """An id or an idempotency key that is in use records nothing, whoever has it."""
+    """An id or an idempotency key that is in use records nothing, for any caller."""
 
     def work(tx: Transaction, row: dict[str, Any], **arguments: Any) -> Any:
         add_binding(tx, **({"phone_a": C, "phone_b": D} | row))
