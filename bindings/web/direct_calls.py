@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from litestar import Request
 from litestar.routes import HTTPRoute
 
-from bindings.web.api.routes import authenticate
+from bindings.web.api.api_request import authenticate
 
 if TYPE_CHECKING:
     from collections.abc import Callable

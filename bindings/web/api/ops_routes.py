@@ -15,8 +15,8 @@ from bindings.monitoring import health
 from bindings.monitoring.check import Check, Level
 from bindings.web import metrics, problems
 from bindings.web.api import samples, schemas
+from bindings.web.api.api_request import authenticate
 from bindings.web.api.operations import AUTH_PROBLEMS, COMMON_PROBLEMS, Operation, ResponseDoc
-from bindings.web.api.routes import authenticate
 from bindings.web.api.serializers import json_response
 from bindings.web.responses import ApiResponse
 
