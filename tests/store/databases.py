@@ -116,7 +116,7 @@ def _configured() -> Server | None:
     if not url:
         return None
     if not _answers(url):  # it was requested: another server would hide the mistake
-        raise RuntimeError(f"{VARIABLE} names a server that does not answer")
+        raise RuntimeError(f"{VARIABLE} names a server that does not answer, or a user without CREATEDB")
     return Server(url=url, origin=VARIABLE)
 
 
@@ -229,7 +229,7 @@ def _first_ephemeral_port() -> int:
 def _answers(url: str) -> bool:
     try:
         with psycopg.connect(url, connect_timeout=3) as connection:
-            may = connection.execute("SELECT rolcreatedb FROM pg_roles WHERE rolname = current_user")
+            may = connection.execute("SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user")
             return bool((may.fetchone() or (False,))[0])
     except psycopg.OperationalError:
         return False
