@@ -74,8 +74,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """Parse the bytes, unless there are too many."""
         self._received += len(data)
         super().data_received(data)
-        awaits_head = self.cycle is None or self.cycle.response_complete
-        if self._timer is None and awaits_head and not self.transport.is_closing():
+        if self._timer is None and self.waits_for_request:
             self._start_timer()
         if self._timer is not None and self._received > MAX_HEAD_BYTES:
             self._refuse(problems.HeadTooLarge())
@@ -145,6 +144,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def _unsupported_upgrade_warning(self) -> None:
         """Ignore a request to upgrade, and close afterwards: uvicorn would not read what follows it."""
         self.cycle.keep_alive = False
+
+    @property
+    def waits_for_request(self) -> bool:
+        """Whether the next bytes of the client are those of a request."""
+        return (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing()
 
     def close_idle(self) -> None:
         """Close the connection: others need its place. Bytes that the client has not read are discarded."""

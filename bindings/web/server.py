@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import select
 import signal
 import socket
 from contextlib import ExitStack, contextmanager, suppress
@@ -40,6 +41,8 @@ DRAIN_S = 60  # a bind may take its send window, the call's limit and a failover
 KEEP_ALIVE_S = 75  # longer than a proxy's usual 60 s, so that the proxy closes first
 BACKLOG = 1_024
 GARBAGE_OBJECTS = 10_000  # new objects after which they are collected; by default 700, in every request
+ARRIVED_S = 1.0  # under load something may always have arrived
+ROUNDS_OF_ACCEPTING = 3  # of the event loop, until an accepted connection is one that waits for a request
 REFRESH_TIMEOUT_S = 20.0  # of metrics that are exported
 
 
@@ -64,6 +67,25 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self._on_started is not None and not self.should_exit:
             await asyncio.to_thread(self._on_started)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, after what has arrived: a client whose connection is closed unread sees a reset."""
+        await self._read_arrived(sockets or [])
+        await super().shutdown(sockets)
+
+    async def _read_arrived(self, listeners: list[socket.socket]) -> None:
+        """Let the event loop accept the connections of the backlog, and read the requests that were sent."""
+        give_up_at = self._loop.time() + ARRIVED_S
+        quiet_rounds = 0
+        while quiet_rounds < ROUNDS_OF_ACCEPTING and self._loop.time() < give_up_at:
+            arrived = select.poll()
+            for listener in listeners:
+                arrived.register(listener, select.POLLIN)
+            for connection in cast("set[LimitedHttpProtocol]", self.server_state.connections):
+                if connection.waits_for_request:
+                    arrived.register(connection.transport.get_extra_info("socket"), select.POLLIN)
+            quiet_rounds = 0 if arrived.poll(0) else quiet_rounds + 1
+            await asyncio.sleep(0)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain on the first signal; on the second one end the process immediately."""

@@ -530,6 +530,28 @@ def cut_off(running: Running) -> float:
     )
 
 
+@pytest.mark.parametrize("is_connected", [False, True], ids=["in the backlog", "on an idle connection"])
+def test_request_that_has_arrived_when_the_server_stops_is_answered(running: Running, is_connected: bool) -> None:
+    has_stopped, has_sent = threading.Event(), threading.Event()
+
+    async def stop_after_the_request_was_sent(counter: int) -> bool:
+        has_stopped.set()
+        assert has_sent.wait(300)
+        return True
+
+    asked = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    early = connect(running) if is_connected else None
+    if early:
+        early.sendall(asked)
+        assert status(early.recv(65_536)) == 200
+    running.uvicorn.on_tick = stop_after_the_request_was_sent  # type: ignore[method-assign]
+    assert has_stopped.wait(300)
+    with early or connect(running) as connection:
+        connection.sendall(asked)
+        has_sent.set()
+        assert status(read_until_closed(connection)) == 200
+
+
 # Private parts of uvicorn, on which the limits of a connection rely.
 
 
