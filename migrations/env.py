@@ -19,7 +19,7 @@ from bindings.failpoints import hit
 from bindings.settings import load
 from bindings.store.engine import make_engine
 from bindings.store.schema import SEALED_PHONES, metadata
-from bindings.store.schema_version import refuse_code_before
+from bindings.store.schema_version import refuse_code_before, require_own_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +42,7 @@ def run(connection: Connection) -> None:
     """Run the migrations on one connection, holding the lock on PostgreSQL."""
     postgres = connection.dialect.name == "postgresql"
     if postgres:
+        require_own_tables(connection)
         wait_for_others(connection)
         connection.execute(text(f"SET lock_timeout = '{config.attributes.get('lock_timeout', LOCK_TIMEOUT)}'"))
         connection.commit()

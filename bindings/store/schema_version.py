@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from bindings.store.database import Database
 
 _OWN_REVISION = re.compile(r"\d{4}")
+_SCHEMA_AFTER = text(
+    "SELECT name FROM unnest(current_schemas(false)) AS name WHERE name <> current_schema()"
+    " AND to_regclass(quote_ident(name) || '.' || :table) IS NOT NULL LIMIT 1"
+)
 _CREATE_PERMISSION = text("SELECT current_schema(), has_schema_privilege(current_schema(), 'CREATE')")
 
 
@@ -91,7 +95,7 @@ def read(database: Database) -> SchemaVersion:
 
     def query(connection: Connection) -> SchemaVersion:
         revision: Any = None
-        if connection.dialect.has_table(connection, "alembic_version"):
+        if _has_own(connection, "alembic_version"):
             revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
         version = SchemaVersion(revision=revision)
         if not version.newer:
@@ -102,6 +106,28 @@ def read(database: Database) -> SchemaVersion:
     return database.read(query)
 
 
+def require_own_tables(connection: Connection) -> None:
+    """Raise `InvalidRequest` if a migration could take a table of a later schema of `search_path` for its own.
+
+    Each name means the first schema that has it: the version of another program, or an index of another
+    installation, which a migration would drop as the rest of a build that was interrupted. PostgreSQL only.
+    """
+    names = ["schema_info"] if _has_own(connection, "alembic_version") else ["alembic_version", "schema_info"]
+    for name in names:
+        schema = connection.execute(_SCHEMA_AFTER, {"table": name}).scalar()
+        if schema is not None:
+            message = (
+                f"names a search_path in which {schema!r} follows {connection.dialect.default_schema_name!r}"
+                f" and has the table {name}; nothing was changed; name one schema in search_path"
+            )
+            raise InvalidRequest([FieldError(URL_VARIABLE, message)])
+
+
+def _has_own(connection: Connection, table: str) -> bool:
+    """Return whether the table is in the schema in which this connection creates tables, not in a later one."""
+    return connection.dialect.has_table(connection, table, schema=connection.dialect.default_schema_name)
+
+
 def refuse_code_before(connection: Connection, revision: str) -> None:
     """Let no code start that was made for an older revision, also if its migration allowed that."""
     readable_by_older = schema_info.c.revision >= revision, schema_info.c.readable_from < revision
@@ -110,7 +136,8 @@ def refuse_code_before(connection: Connection, revision: str) -> None:
 
 def own_table_names(connection: Connection) -> list[str]:
     """Return which tables of this product exist, by name alone."""
-    return sorted(set(inspect(connection).get_table_names()) & set(metadata.tables))
+    schema = connection.dialect.default_schema_name
+    return sorted(set(inspect(connection).get_table_names(schema)) & set(metadata.tables))
 
 
 def schema_without_create(connection: Connection) -> str | None:

@@ -17,6 +17,7 @@ from bindings.monitoring import protection_checks
 from bindings.monitoring.check import Level
 from bindings.service import BindingService
 from bindings.store import migrations, temporary_database
+from bindings.store.schema import HEAD
 from tests.service.harness import APP, KEY, POOL, SECRET, A, B, C
 
 if TYPE_CHECKING:
@@ -87,3 +88,45 @@ def test_schema_in_a_database_of_an_application_serves_as_one_of_its_own(
             rows = connection.execute(sql.SQL("SELECT * FROM public.{}").format(sql.Identifier(table))).fetchall()
             assert rows == []
         assert connection.execute("SELECT version_num FROM public.alembic_version").fetchall() == [(REVISION,)]
+
+
+def _with_search_path(url: str, *schemas: str) -> str:
+    return f"{url}?options=-csearch_path%3D{'%2C'.join(schemas)}"
+
+
+@pytest.fixture
+def installed_url(postgres_server: Server) -> Iterator[str]:
+    """Provide the URL of a database with the schemas `first`, which has the tables, and `second`, which is empty."""
+    url = postgres_server.create()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA first")
+        connection.execute("CREATE SCHEMA second")
+    try:
+        migrations.upgrade(_with_search_path(url, "first"))
+        yield url
+    finally:
+        postgres_server.drop(url)
+
+
+def test_installations_in_two_schemas_are_migrated_each_for_itself(installed_url: str) -> None:
+    second = _with_search_path(installed_url, "second")
+    assert migrations.current(second).revision is None
+    assert migrations.upgrade(second) == HEAD
+    assert (
+        migrations.current(second).revision
+        == migrations.current(_with_search_path(installed_url, "first")).revision
+    )
+
+
+def test_migration_refuses_a_search_path_with_another_installation(installed_url: str) -> None:
+    both = _with_search_path(installed_url, "second", "first")
+    assert migrations.current(both).revision is None
+    with pytest.raises(InvalidRequest, match="'first' follows 'second' and has the table alembic_version"):
+        migrations.upgrade(both)
+    with psycopg.connect(installed_url) as connection:
+        created = connection.execute("SELECT 1 FROM pg_class WHERE relnamespace = 'second'::regnamespace")
+        assert created.fetchall() == []
+    migrations.upgrade(_with_search_path(installed_url, "second"))
+    with pytest.raises(InvalidRequest, match="'first' follows 'second' and has the table schema_info"):
+        migrations.upgrade(both)
+    assert migrations.current(both).revision == HEAD
