@@ -89,9 +89,25 @@ def _export(
                     yield row
         finally:
             with suppress(Busy):  # the service is closed, and its connections with it
-                await service.run_read(close)
+                # A refusal would leave the read open.
+                await service._reads.run(close, limited=False)  # noqa: SLF001 -- of this module
 
     return export
+
+
+def in_context(call: Callable[[], Result]) -> Callable[[], Result]:
+    """Return the call for another thread, with the context of this task.
+
+    No future takes a `StopIteration`: the task would wait without end. It becomes a `RuntimeError`.
+    """
+    return partial(contextvars.copy_context().run, _without_stop_iteration, call)
+
+
+def _without_stop_iteration(call: Callable[[], Result]) -> Result:
+    try:
+        return call()
+    except StopIteration as error:
+        raise RuntimeError("a call on another thread raised StopIteration") from error
 
 
 def _batches(rows: Iterator[Result]) -> Generator[list[Result], None, None]:
@@ -265,14 +281,17 @@ class _Threads(ForkSensitive):
         """Leave the threads, and the calls on them, to the parent."""
         self._open()
 
-    async def run(self, call: Callable[[], Result]) -> Result:
-        """Return what `call` returns, run with the context of this task."""
+    async def run(self, call: Callable[[], Result], *, limited: bool = True) -> Result:
+        """Return what `call` returns, run with the context of this task.
+
+        Raises `Busy` past the limit, unless the call is not `limited`, and when the pool is closed.
+        """
         with self._lock:
             if self._refuses:
                 raise Busy("the service is closed; nothing was done", todo="open another one")
-            if self._in_flight >= self._limit:
+            if limited and self._in_flight >= self._limit:
                 raise Busy(f"too many {self._name} are in flight in this process", retry_after_s=RETRY_AFTER_S)
-            running = self._executor.submit(contextvars.copy_context().run, call)
+            running = self._executor.submit(in_context(call))
             self._in_flight += 1
         running.add_done_callback(self._end)
         return await asyncio.wrap_future(running)

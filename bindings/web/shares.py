@@ -9,7 +9,6 @@ most places unused if there are few callers, and none free if there are many.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import threading
 from collections import deque
 from contextlib import suppress
@@ -17,6 +16,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bindings.aio import in_context
 from bindings.errors import Busy
 from bindings.web.problems import ConcurrencyLimited
 
@@ -93,7 +93,7 @@ class FairThreads:
         The call has the context of this task: it carries the request id for log lines.
         """
         result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        queued = _Call(caller, partial(contextvars.copy_context().run, call), result, self._end)
+        queued = _Call(caller, in_context(call), result, self._end)
         if self._shares.has_place(caller):
             self._begin(queued)
         else:
@@ -183,4 +183,4 @@ def _work(begun: SimpleQueue[_Call | None]) -> None:
 
 def submit(threads: ThreadPoolExecutor, call: Callable[[], Result]) -> asyncio.Future[Result]:
     """Run a call on a thread, with the context of this task: it carries the request id for log lines."""
-    return asyncio.get_running_loop().run_in_executor(threads, contextvars.copy_context().run, call)
+    return asyncio.get_running_loop().run_in_executor(threads, in_context(call))

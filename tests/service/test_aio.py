@@ -272,6 +272,35 @@ def test_export_yields_every_binding_and_ends_its_read_when_it_is_left_early(
     asyncio.run(main())
 
 
+def test_export_that_is_left_while_no_query_has_a_place_is_closed(
+    sqlite_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aio, "EXPORT_BATCH", 1)
+
+    async def main() -> None:
+        async with opened(sqlite_url, simulator) as service:
+            bound = [await service.bind(**pair(number)) for number in range(2)]
+            async with aclosing(service.export_bindings()) as export:
+                assert await anext(export) == bound[0]
+                monkeypatch.setattr(service._reads, "_limit", 0)
+                with pytest.raises(Busy, match="too many reads"):
+                    await service.feed_end()
+            assert service.sync.runtime.database.connections_in_use() == 0
+
+    asyncio.run(main())
+
+
+def test_call_that_raises_stop_iteration_is_awaited_to_its_end(sqlite_url: str, simulator: Simulator) -> None:
+    async def main() -> None:
+        async with opened(sqlite_url, simulator) as service:
+            for run in (service.run_read, service.run_change):
+                async with asyncio.timeout(60):
+                    with pytest.raises(RuntimeError, match="StopIteration"):
+                        await run(next, iter(()))
+
+    asyncio.run(main())
+
+
 def test_export_that_is_cancelled_while_a_batch_is_read_is_closed_after_that_batch(
     sqlite_url: str, simulator: Simulator
 ) -> None:

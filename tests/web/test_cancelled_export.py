@@ -1,21 +1,36 @@
-"""An export that the browser gives up ends its read of the database, whatever the read is doing."""
+"""The end of an export: it ends the read of the database, whatever that is doing, and is never refused."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import closing
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from bindings.web.console import export
 from bindings.web.executors import Executors
+from bindings.web.problems import ConcurrencyLimited
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import AsyncGenerator, Generator
+
+    from bindings.web.console.page_context import PageContext
 
 WAIT_S = 10
+CALLER = "key:rides"
+
+
+def context(executors: Executors, service: object = None) -> PageContext:
+    """Return what a stream uses of the context of a page, for the caller `CALLER`."""
+    parts = SimpleNamespace(
+        app_state=SimpleNamespace(executors=executors),
+        service=service,
+        require_principal=SimpleNamespace(actor=CALLER),
+    )
+    return cast("PageContext", parts)
 
 
 @pytest.mark.parametrize("batch", [1, 2], ids=["the first batch", "a later batch"])
@@ -33,12 +48,7 @@ def test_read_is_closed_if_the_download_ends_while_a_batch_is_read(batch: int) -
             closed.set()
 
     async def give_up(executors: Executors) -> None:
-        context = SimpleNamespace(
-            app_state=SimpleNamespace(executors=executors),
-            service=None,
-            require_principal=SimpleNamespace(actor="key:rides"),
-        )
-        chunks = export._file_chunks(cast("Any", context), "export", "", batches_of_lines())
+        chunks = export._file_chunks(context(executors), "export", "", batches_of_lines())
 
         async def download() -> None:
             async for _ in chunks:
@@ -52,8 +62,63 @@ def test_read_is_closed_if_the_download_ends_while_a_batch_is_read(batch: int) -
             await task
         assert closed.is_set()
 
-    executors = Executors(bind_limit=1)
-    try:
+    with closing(Executors(bind_limit=1)) as executors:
         asyncio.run(give_up(executors))
-    finally:
-        executors.close()
+
+
+def take_every_place(executors: Executors) -> None:
+    """Let other reads of the caller take its share, and one more."""
+    while executors._reads.has_place(CALLER):
+        executors._reads.add(CALLER)
+    executors._reads.add(CALLER)
+    with pytest.raises(ConcurrencyLimited):
+        executors._reads.take(CALLER)
+
+
+def test_read_is_closed_if_the_caller_has_no_place_for_another_one() -> None:
+    closed = threading.Event()
+
+    def batches_of_lines() -> Generator[tuple[int, str], None, None]:
+        try:
+            yield 1, "1\n"
+            yield 1, "2\n"
+        finally:
+            closed.set()
+
+    async def give_up(executors: Executors) -> None:
+        chunks = export._file_chunks(context(executors), "export", "", batches_of_lines())
+        assert await anext(chunks) == b"1\n"
+        take_every_place(executors)
+        await cast("AsyncGenerator[bytes, None]", chunks).aclose()
+
+    with closing(Executors(bind_limit=1)) as executors:
+        asyncio.run(give_up(executors))
+    assert closed.is_set()
+
+
+def test_file_that_is_complete_is_recorded_if_the_caller_has_no_place_for_another_read() -> None:
+    finished: list[tuple[str, int]] = []
+
+    def finish_export(export_id: str, *, row_count: int, sha256: str) -> None:
+        assert sha256
+        finished.append((export_id, row_count))
+
+    async def download(executors: Executors) -> list[bytes]:
+        loop, has_taken = asyncio.get_running_loop(), threading.Event()
+
+        def others() -> None:
+            take_every_place(executors)
+            has_taken.set()
+
+        def batches_of_lines() -> Generator[tuple[int, str], None, None]:
+            yield 1, "1\n"
+            loop.call_soon_threadsafe(others)
+            assert has_taken.wait(WAIT_S)
+
+        service = SimpleNamespace(access_log=SimpleNamespace(finish_export=finish_export))
+        chunks = export._file_chunks(context(executors, service), "export", "", batches_of_lines())
+        return [chunk async for chunk in chunks]
+
+    with closing(Executors(bind_limit=1)) as executors:
+        assert asyncio.run(download(executors)) == [b"1\n"]
+    assert finished == [("export", 1)]

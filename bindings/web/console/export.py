@@ -6,6 +6,7 @@ end, so they are part of the manifest, which has a page of its own.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import threading
 from contextlib import closing
@@ -150,10 +151,11 @@ async def _file_chunks(
             row_count += batch_rows
             chunk = lines.encode()
     finally:
-        # Also if the browser has disconnected: this ends the read of the database.
-        await executors.run_read_for(caller, close)
-    await executors.run_read_for(
-        caller, lambda: service.access_log.finish_export(export_id, row_count=row_count, sha256=digest.hexdigest())
+        # Also if the browser has disconnected: this ends the read of the database. It is no read of the caller,
+        # which could be refused: the database would go on, and a file that is complete would seem to be cut off.
+        await asyncio.to_thread(close)
+    await asyncio.to_thread(
+        service.access_log.finish_export, export_id, row_count=row_count, sha256=digest.hexdigest()
     )
 
 
