@@ -96,7 +96,7 @@ def _with_search_path(url: str, *schemas: str) -> str:
 
 @pytest.fixture
 def installed_url(postgres_server: Server) -> Iterator[str]:
-    """Provide the URL of a database with the schemas `first`, which has the tables, and `second`, which is empty."""
+    """Provide the URL of a database with the tables in the schema `first`, and an empty schema `second`."""
     url = postgres_server.create()
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE SCHEMA first")
