@@ -45,6 +45,7 @@ def run(connection: Connection) -> None:
         require_own_tables(connection)
         wait_for_others(connection)
         connection.execute(text(f"SET lock_timeout = '{config.attributes.get('lock_timeout', LOCK_TIMEOUT)}'"))
+        connection.execute(text("SET quote_all_identifiers = off"))  # reflection does not know quoted types
         connection.commit()
     try:
         context.configure(
@@ -66,6 +67,7 @@ def run(connection: Connection) -> None:
             connection.rollback()
             connection.execute(text(f"SELECT pg_advisory_unlock({MIGRATION_LOCK})"))
             connection.execute(text("RESET lock_timeout"))
+            connection.execute(text("RESET quote_all_identifiers"))
             connection.commit()
 
 

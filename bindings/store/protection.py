@@ -55,12 +55,14 @@ DIGEST_LENGTH = 16
 EVENTS = "events"
 
 _SQLITE = text("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
+# Both of the next two set how the server writes a definition: a role or a database may have another default.
 _POSTGRESQL = text(
     "SELECT relname, CASE WHEN relispartition THEN 'events' ELSE relname END AS of_table, tgname,"
     " tgenabled IN ('O', 'A') AS enabled, pg_get_triggerdef(pg_trigger.oid) AS definition, prosrc,"
     " array_to_string(proconfig, ',') AS settings,"
     " (SELECT nspname FROM pg_namespace WHERE pg_namespace.oid = relnamespace) AS schema"
-    " FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid JOIN pg_proc ON pg_proc.oid = tgfoid"
+    " FROM (SELECT set_config('quote_all_identifiers', 'off', true)) AS unquoted CROSS JOIN pg_trigger"
+    " JOIN pg_class ON pg_class.oid = tgrelid JOIN pg_proc ON pg_proc.oid = tgfoid"
     " WHERE relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = CAST('bindings' AS regclass))"
     " AND (NOT relispartition OR EXISTS (SELECT 1 FROM pg_inherits WHERE inhrelid = pg_class.oid"
     " AND inhparent = CAST('events' AS regclass)))"
@@ -70,7 +72,8 @@ _FUNCTIONS = text(
     "SELECT proname, string_agg(concat_ws(' ', pg_get_function_arguments(pg_proc.oid), proretset,"
     " format_type(prorettype, NULL), lanname, provolatile, prosecdef, array_to_string(proconfig, ','), prosrc),"
     " ' ' ORDER BY pg_proc.oid) AS definition"
-    " FROM pg_proc JOIN pg_language ON pg_language.oid = prolang"
+    " FROM (SELECT set_config('quote_all_identifiers', 'off', true)) AS unquoted CROSS JOIN pg_proc"
+    " JOIN pg_language ON pg_language.oid = prolang"
     " WHERE (pronamespace = (SELECT relnamespace FROM pg_class WHERE oid = CAST('bindings' AS regclass))"
     " OR pg_function_is_visible(pg_proc.oid))"
     " AND proname = ANY (CAST(:names AS text[])) GROUP BY proname"

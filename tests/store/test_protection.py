@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,12 @@ from sqlalchemy.engine import make_url
 from bindings.cli.root import root
 from bindings.monitoring.check import Level
 from bindings.monitoring.protection_checks import of_rights, of_triggers
-from bindings.store import partitions, protection
+from bindings.store import migrations, partitions, protection
 from bindings.store.account import register_scope
 from bindings.store.database import Database
 from bindings.store.grants import FUNCTION
 from bindings.store.schema import HEAD, account
+from bindings.store.temporary_database import name_of
 from tests.store.test_roles import restricted
 
 if TYPE_CHECKING:
@@ -75,6 +77,22 @@ def test_new_database_has_exactly_the_triggers_that_are_compared(database: Datab
         triggers = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
         names = set(database.read(lambda connection: connection.execute(text(triggers)).scalars().all()))
         assert names == set(protection.TRIGGERS_OF_SQLITE)
+
+
+@pytest.mark.parametrize("defaults_first", [True, False], ids=["before the migrations", "after the migrations"])
+def test_triggers_are_in_order_where_the_database_quotes_all_identifiers(
+    postgres_server: Server, *, defaults_first: bool
+) -> None:
+    url = postgres_server.create()
+    if not defaults_first:
+        migrations.upgrade(url)
+    with psycopg.connect(url, autocommit=True) as connection:
+        quote = sql.SQL("ALTER DATABASE {} SET quote_all_identifiers = on")
+        connection.execute(quote.format(sql.Identifier(name_of(url))))
+    migrations.upgrade(url)
+    with closing(Database(url)) as database:
+        assert _seen(of_triggers(database)) == (Level.OK, IN_ORDER, None)
+    postgres_server.drop(url)
 
 
 def test_changed_trigger_is_red_and_named(database: Database, own_database_url: str) -> None:
