@@ -10,11 +10,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import inspect, select, text, update
+from sqlalchemy import column, inspect, select, table, text, update
 
 from bindings.errors import FieldError, InvalidRequest, SchemaOutOfDate
 from bindings.store.failures import URL_VARIABLE
 from bindings.store.schema import HEAD, metadata, schema_info
+from bindings.store.sql import is_postgres
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from bindings.store.database import Database
 
 _OWN_REVISION = re.compile(r"\d{4}")
+_SCHEMA_IN_USE = text(
+    "SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+    " WHERE pg_class.oid = to_regclass('schema_info')"
+)
 _SCHEMA_AFTER = text(
     "SELECT name FROM unnest(current_schemas(false)) AS name WHERE name <> current_schema()"
     " AND to_regclass(quote_ident(name) || '.' || :table) IS NOT NULL LIMIT 1"
@@ -95,8 +100,10 @@ def read(database: Database) -> SchemaVersion:
 
     def query(connection: Connection) -> SchemaVersion:
         revision: Any = None
-        if _has_own(connection, "alembic_version"):
-            revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        schema = _schema_in_use(connection)
+        if connection.dialect.has_table(connection, "alembic_version", schema=schema):
+            version_table = table("alembic_version", column("version_num"), schema=schema)
+            revision = connection.execute(select(version_table.c.version_num)).scalar()
         version = SchemaVersion(revision=revision)
         if not version.newer:
             return version
@@ -104,6 +111,12 @@ def read(database: Database) -> SchemaVersion:
         return SchemaVersion(revision=revision, readable_from=connection.execute(readable_from).scalar())
 
     return database.read(query)
+
+
+def _schema_in_use(connection: Connection) -> str | None:
+    """Return the schema whose tables the statements of this connection use, or would use once they exist."""
+    in_use = connection.execute(_SCHEMA_IN_USE).scalar() if is_postgres(connection) else None
+    return in_use or connection.dialect.default_schema_name
 
 
 def require_own_tables(connection: Connection) -> None:
