@@ -57,6 +57,7 @@ SQLITE_PRAGMAS = (
     "synchronous = FULL",
     "foreign_keys = ON",
     "recursive_triggers = ON",  # otherwise REPLACE would bypass the triggers on events
+    "cache_size = -8192",  # KiB a connection, of pages it has read. Of 2 MB, a few thousand bindings fill all.
 )
 # What reading and writing values depends on: a database or a role may have other defaults. The server reports a
 # change of each of these, so that a pooler in transaction mode keeps them for this client, and for no other one.

@@ -301,6 +301,7 @@ def test_every_sqlite_connection_sets_the_pragmas(sqlite_url: str) -> None:
         "synchronous": 2,
         "foreign_keys": 1,
         "recursive_triggers": 1,
+        "cache_size": -8_192,
     }
     assert {pragma.partition(" =")[0] for pragma in SQLITE_PRAGMAS} == set(expected)
     for autocommit, busy_timeout_ms in ((False, 20_000), (True, 1_000)):

@@ -17,9 +17,10 @@ from bindings.errors import Busy, InvalidRequest
 from bindings.service import BindingService
 from bindings.settings import load
 from bindings.store import phone_key_source, phones
+from bindings.store import phone_keys as module
 from bindings.store.phone_keys import BLIND, PLAIN, KeyNumbers, PhoneKeys, attach
 from bindings.store.schema import account
-from tests.service.harness import A, B
+from tests.service.harness import A, B, C
 from tests.service.phone_keys import key, phone_keys, ring, write_ring, write_sealed
 
 if TYPE_CHECKING:
@@ -177,6 +178,25 @@ def test_blind_index_depends_on_the_key_the_scope_and_the_phone() -> None:
     assert {len(text_) for text_ in blind} == {25}
     assert all(text_.startswith(BLIND) for text_ in blind)
     assert phone_keys().blind(1, Phone(A)) == phone_keys(index=(1, 2)).blind(1, Phone(A))
+
+
+def test_ring_keeps_the_blind_indexes_of_the_last_phones_and_shows_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CACHED_BLIND_INDEXES", 2)
+    computed: list[str] = []
+    compute = PhoneKeys._make_blind
+
+    def count(keys: PhoneKeys, number: int, digits: str) -> str:
+        computed.append(digits)
+        return compute(keys, number, digits)
+
+    monkeypatch.setattr(PhoneKeys, "_make_blind", count)
+    keys, other = phone_keys(), PhoneKeys("other", index={1: key("index", 1)}, data={1: key("data", 1)})
+    first = [keys.blind(1, Phone(phone)) for phone in (A, B, A, C, A, B)]
+    assert computed == [A, B, C, B]
+    assert first[0] == first[2] == first[4]
+    assert keys.blind(1, Phone(A)) == first[0]
+    assert other.blind(1, Phone(A)) != first[0]  # each ring has its own
+    assert not [phone for phone in (A, B, C) if phone in f"{keys!r} {keys} {vars(keys)}"]
 
 
 def test_what_is_sealed_opens_in_its_own_column_and_row_only() -> None:
