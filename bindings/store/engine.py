@@ -13,7 +13,7 @@ import codecs
 import math
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,6 @@ from bindings.store.phone_keys import attach
 from bindings.store.sqlite_connection import SqliteConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sqlalchemy.engine import ExceptionContext
 
     from bindings.store.deadline_connection import DeadlineConnection
@@ -51,6 +49,7 @@ KEEPALIVE = {
 CONNECT_TIMEOUT_S = 4
 STALE_PLAN = "0A000", "26000"  # "cached plan must not change result type"; "prepared statement does not exist"
 RECYCLE_S = 1_800
+_NO_TRANSACTION = 0  # PQTRANS_IDLE of libpq
 UTF8 = "UTF8"
 SQLITE_PRAGMAS = (
     "journal_mode = WAL",
@@ -75,7 +74,12 @@ _BEGIN_SESSION = f"SELECT pg_backend_pid(), {_SETTINGS}, {_NO_JIT}"
 
 
 class Connections:
-    """The connections of one engine: at most `size` at the server, including dropped ones. Thread-safe."""
+    """The connections of one engine: at most `size` at the server, including dropped ones. Thread-safe.
+
+    They stay open between two uses, each with its SQLAlchemy `Connection`: SQLAlchemy's own pool makes that again
+    for each use, which took a seventh of the client's time of a bind. `idle` of them stay open while they are not
+    used; None: half of `size`.
+    """
 
     def __init__(
         self,
@@ -87,99 +91,168 @@ class Connections:
         autocommit: bool = False,
         phone_keys: PhoneKeys | None = None,
     ) -> None:
-        self._gate = gate
-        self._process = ProcessMark()
+        self.gate = gate
+        self.process = ProcessMark()
         several_servers = not isinstance(driver_url(url).query.get("host", ""), str)
         self._url = url
-        self._limit = ConnectionLimit(size, self._find_server if several_servers else None)
-        self.engine = make_engine(url, autocommit=autocommit, size=size, idle=idle, limit=self._limit)
+        self.limit = ConnectionLimit(size, self._find_server if several_servers else None)
+        self.engine = make_engine(url, autocommit=autocommit, limit=self.limit)
         attach(self.engine.dialect, phone_keys)
+        self._most_idle = idle or (size + 1) // 2
+        self._idle: list[_OpenConnection] = []  # the one that was used last is the last
+        self._opened_after = -math.inf  # a connection that was opened before is not used again
 
     @property
     def count(self) -> int:
         """Return how many connections are in use, or were dropped and still work at the server."""
-        return self._limit.count
+        return self.limit.count
+
+    @property
+    def idle(self) -> int:
+        """Return how many connections are open and not in use."""
+        return len(self._idle)
 
     def connect(self, wait_until: float) -> LentConnection:
         """Lend a connection; `DatabaseWaitTimeout` if none is free in time."""
-        return LentConnection(self.engine, self._limit, self._gate, self._process, wait_until)
+        return LentConnection(self, wait_until)
 
     def close(self) -> None:
         """Lend no connection from now on; close those that are not in use, and the others at their return."""
-        self._limit.close()
-        self.engine.dispose()
+        self.limit.close()
+        self.close_idle()
+
+    def close_idle(self) -> None:
+        """Close the connections that are not in use."""
+        with suppress(IndexError):  # another thread has taken the last one
+            while self._idle:
+                self._idle.pop().connection.close()
+
+    def drop(self) -> None:
+        """Close every connection that is open now: those in use at their return."""
+        self._opened_after = time.monotonic()
+        self.close_idle()
+
+    def take(self) -> _OpenConnection:
+        """Return an idle connection, or a new one."""
+        oldest = max(self._opened_after, time.monotonic() - RECYCLE_S)
+        with suppress(IndexError):
+            while self._idle:
+                idle = self._idle.pop()
+                if idle.opened_at > oldest:
+                    return idle
+                idle.connection.close()
+        opened_at = time.monotonic()
+        connection = self.engine.connect()
+        return _OpenConnection(connection, connection.connection.driver_connection, opened_at)
+
+    def give_back(self, used: _OpenConnection) -> None:
+        """Keep a connection open for the next use, or close it."""
+        connection = used.connection
+        reusable = used.reset()
+        if connection.invalidated:
+            self.drop()  # the server has closed this one, and perhaps all of them
+        if not reusable or used.opened_at <= self._opened_after or len(self._idle) >= self._most_idle:
+            connection.close()
+            return
+        self._idle.append(used)
+        if self.limit.closed:
+            self.close_idle()
 
     def _find_server(self) -> None:
         with suppress(exc.SQLAlchemyError):
-            make_engine(self._url, size=0, limit=self._limit).connect().close()
+            make_engine(self._url, limit=self.limit).connect().close()
+
+
+class _OpenConnection:
+    """An open connection: SQLAlchemy's, the driver's, and when it was opened (monotonic clock)."""
+
+    __slots__ = ("connection", "opened_at", "raw")
+
+    def __init__(self, connection: Connection, raw: Any, opened_at: float) -> None:
+        self.connection = connection
+        self.raw = raw
+        self.opened_at = opened_at
+
+    def reset(self) -> bool:
+        """Roll back what is open; return False if the connection is not as it was before its use."""
+        connection, raw = self.connection, self.raw
+        try:
+            connection.rollback()  # also what SQLAlchemy begins before a read
+        except exc.SQLAlchemyError:
+            connection.invalidate()
+        if connection.invalidated:
+            return False
+        if connection.get_execution_options() is not connection.engine.get_execution_options():
+            return False
+        if isinstance(raw, SqliteConnection):
+            return not raw.in_transaction
+        return bool(raw.pgconn.transaction_status == _NO_TRANSACTION)
 
 
 class LentConnection:
     """A connection for the duration of a `with` block; a generator would cost more than the connection itself."""
 
-    __slots__ = ("_connection", "_engine", "_gate", "_limit", "_process", "_thread", "_wait_until")
+    __slots__ = ("_connections", "_open", "_thread", "_wait_until")
 
-    def __init__(
-        self,
-        engine: Engine,
-        limit: ConnectionLimit,
-        gate: ForkGate | None,
-        process: ProcessMark,
-        wait_until: float,
-    ) -> None:
-        self._engine = engine
-        self._limit = limit
-        self._gate = gate
-        self._process = process
+    def __init__(self, connections: Connections, wait_until: float) -> None:
+        self._connections = connections
         self._wait_until = wait_until
 
+    @property
+    def raw(self) -> Any:
+        """Return the driver's connection."""
+        return self._open.raw
+
     def __enter__(self) -> Connection:
-        if self._gate is not None:
-            self._thread = self._gate.enter()
+        connections = self._connections
+        if connections.gate is not None:
+            self._thread = connections.gate.enter()
         try:
-            self._limit.acquire(self._wait_until)
+            connections.limit.acquire(self._wait_until)
             try:
-                self._connection = self._engine.connect()
+                self._open = connections.take()
             except BaseException:
-                self._limit.release()
+                connections.limit.release()
                 raise
         except BaseException:
             self._leave()
             raise
-        return self._connection
+        return self._open.connection
 
     def __exit__(self, *_: object) -> None:
+        connections = self._connections
         try:
-            if self._process.is_this_process:
-                if self._limit.closed:
-                    self._connection.invalidate()  # its pool would keep it open
-                self._connection.close()
+            if connections.process.is_this_process:
+                connections.give_back(self._open)
             else:
-                keep_alive(self._connection)  # lent before a fork: it is the parent's
+                keep_alive(self._open)  # lent before a fork: it is the parent's
         finally:
-            self._limit.release()
+            connections.limit.release()
             self._leave()
 
     def _leave(self) -> None:
-        if self._gate is not None:
-            self._gate.leave(self._thread)
+        gate = self._connections.gate
+        if gate is not None:
+            gate.leave(self._thread)
+
+    def set_deadline(self, instant: float, *, only_reads: bool = False) -> None:
+        """End every wait of the connection at `instant` (monotonic clock).
+
+        With `only_reads` a statement that is given up is cancelled at the server, also in AUTOCOMMIT (PostgreSQL).
+        """
+        raw = self._open.raw
+        if not isinstance(raw, SqliteConnection):
+            raw.give_up_at = instant
+            raw.only_reads = only_reads
+        elif instant < math.inf:
+            _set_busy_timeout(self._open.connection, raw, instant - time.monotonic())
 
 
-def make_engine(
-    url: str,
-    *,
-    autocommit: bool = False,
-    size: int = POOL_SIZE,
-    idle: int | None = None,
-    limit: ConnectionLimit | None = None,
-) -> Engine:
-    """Return an engine for `url`; it has not connected yet. `limit` counts the connections that are dropped.
-
-    `idle` connections stay open while they are not used; None: half of `size`. With a `size` of 0 none does.
-    """
+def make_engine(url: str, *, autocommit: bool = False, limit: ConnectionLimit | None = None) -> Engine:
+    """Return an engine for `url`; it has not connected yet. `limit` counts the connections that are dropped."""
     target = driver_url(url)
     if target.get_backend_name() == "sqlite":
-        return _sqlite_engine(target, _pool(size, idle), autocommit=autocommit)
+        return _sqlite_engine(target, autocommit=autocommit)
     with require_extra("postgres", field=URL_VARIABLE):
         import psycopg  # noqa: F401 -- only whether it is there
     engine = create_engine(
@@ -188,41 +261,13 @@ def make_engine(
         connect_args={"prepare_threshold": None} | _timeouts(target),  # until `_connect` knows the server
         isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
         skip_autocommit_rollback=autocommit,
-        **_pool(size, idle),
+        poolclass=NullPool,
     )
     event.listen(engine, "handle_error", _redact_error)
     event.listen(engine, "handle_error", _drop_on_stale_plan)
     event.listen(engine, "do_connect", partial(_connect, limit))
     event.listen(engine, "connect", _end_setup)  # after SQLAlchemy's own queries on a first connection
     return engine
-
-
-def set_deadline(connection: Connection, instant: float, *, only_reads: bool = False) -> None:
-    """End every wait of this connection at `instant` (monotonic clock).
-
-    With `only_reads` a statement that is given up is cancelled at the server, also in AUTOCOMMIT (PostgreSQL).
-    """
-    raw: Any = connection.connection.driver_connection
-    if hasattr(raw, "give_up_at"):
-        raw.give_up_at = instant
-        raw.only_reads = only_reads
-    elif instant < math.inf:
-        _set_busy_timeout(connection, raw, instant - time.monotonic())
-
-
-@contextmanager
-def in_autocommit(connection: Connection) -> Iterator[None]:
-    """Let each statement of the block commit by itself (PostgreSQL), on a connection without a transaction.
-
-    SQLAlchemy's own isolation level AUTOCOMMIT took a seventh of the client's time of a bind.
-    """
-    raw: Any = connection.connection.driver_connection
-    raw.autocommit = True
-    try:
-        yield
-    finally:
-        if not raw.closed:
-            raw.autocommit = False
 
 
 def text_encoding(connection: Connection) -> str:
@@ -247,14 +292,6 @@ def _set_busy_timeout(connection: Connection, raw: Any, seconds: float) -> None:
     if connection.info.get("busy_timeout") != tenths:
         raw.execute(f"PRAGMA busy_timeout = {100 * tenths}")
         connection.info["busy_timeout"] = tenths
-
-
-def _pool(size: int, idle: int | None) -> dict[str, Any]:
-    """Return the options of a pool that keeps `idle` connections open, and opens the others under load."""
-    if not size:
-        return {"poolclass": NullPool}
-    core = idle or (size + 1) // 2
-    return {"pool_size": core, "max_overflow": size - core, "pool_timeout": 1, "pool_recycle": RECYCLE_S}
 
 
 def _connect(
@@ -325,15 +362,15 @@ def _drop_on_stale_plan(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
-def _sqlite_engine(url: URL, pool: dict[str, Any], *, autocommit: bool) -> Engine:
+def _sqlite_engine(url: URL, *, autocommit: bool) -> Engine:
     engine = create_engine(
         url,
         hide_parameters=True,
         paramstyle="named",  # a value that is used several times is converted and bound once
         connect_args={"timeout": BUSY_TIMEOUT_S, "factory": SqliteConnection},
         skip_autocommit_rollback=autocommit,
+        poolclass=NullPool,
         **({"isolation_level": "AUTOCOMMIT"} if autocommit else {}),
-        **pool,
     )
 
     @event.listens_for(engine, "connect")

@@ -147,8 +147,8 @@ class ProcessConnections(ForkSensitive):
             self._gate.close_nothing()
 
     def _close_idle(self) -> None:
-        self._engine.dispose()
-        self._reader.dispose()
+        self._writes.close_idle()
+        self._reads.close_idle()
 
     def _drop_read_only_connections(self, context: ExceptionContext) -> None:
         """Drop every connection to a server that accepts no writes any more: new ones go to the primary.
@@ -158,7 +158,7 @@ class ProcessConnections(ForkSensitive):
         """
         if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
             context.is_disconnect = True
-            self._reader.dispose()
+            self._reads.drop()
 
 
 def _absolute(url: str) -> tuple[str, str | None]:

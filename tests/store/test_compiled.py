@@ -153,10 +153,10 @@ def test_success_is_recorded_while_lookups_use_all_their_connections(
         provider_app_id=APP,
         pool_size=1,
     ) as service:
-        reader = service.runtime.database._reader.connect()
-        binding = service.bind(phone_a=PHONE_A, phone_b=PHONE_B, pool_number="91", expire_s=60, mode="AXB")
-        reader.close()
-        with service.runtime.database._engine.connect():
+        database = service.runtime.database
+        with database._reads.connect(0.0):
+            binding = service.bind(phone_a=PHONE_A, phone_b=PHONE_B, pool_number="91", expire_s=60, mode="AXB")
+        with database._writes.connect(0.0):
             assert service.lookup(phone=PHONE_A) == [binding]
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from sqlalchemy import exc, func, insert, select, text
-from sqlalchemy.pool import QueuePool
 
 from bindings.domain.binding import Caller, EventKind
 from bindings.errors import Busy, InvalidRequest, SchemaOutOfDate
@@ -121,9 +120,56 @@ def test_pool_keeps_as_many_unused_connections_open_as_the_setting_says(sqlite_u
                 uses.enter_context(connections.connect(0.0))
             with pytest.raises(DatabaseWaitTimeout, match="BINDINGS_POOL_SIZE is 4"):
                 connections.connect(0.0).__enter__()
-        pool = connections.engine.pool
-        assert isinstance(pool, QueuePool)
-        assert (pool.checkedout(), pool.checkedin()) == (0, 1)
+        assert (connections.count, connections.idle) == (0, 1)
+
+
+def drivers_of(database: Database, count: int = 1) -> list[object]:
+    """Return the driver's connections of `count` uses at the same time."""
+    with ExitStack() as uses:
+        lent = [database._writes.connect(0.0) for _ in range(count)]
+        for use in lent:
+            uses.enter_context(use)
+        return [use.raw for use in lent]
+
+
+def test_connection_stays_open_for_the_next_use(database: Database) -> None:
+    assert drivers_of(database) == drivers_of(database)
+
+
+def test_transaction_that_a_use_leaves_open_is_rolled_back(database: Database) -> None:
+    with database._writes.connect(0.0) as connection:
+        connection.execute(insert(account).values(id=1, scope="never committed"))
+    assert database._writes.idle == 1
+    assert database.read(lambda connection: connection.execute(select(account.c.scope)).all()) == []
+
+
+def test_connection_with_other_options_is_not_used_again(database: Database) -> None:
+    before = drivers_of(database)
+    with database._writes.connect(0.0) as connection:
+        connection.execution_options(yield_per=1)
+    assert database._writes.idle == 0
+    assert drivers_of(database) != before
+
+
+def test_connection_that_is_old_is_not_used_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = drivers_of(database)
+    monkeypatch.setattr(engine, "RECYCLE_S", 0)
+    assert drivers_of(database) != before
+
+
+@pytest.mark.postgres
+def test_after_a_lost_connection_none_that_was_opened_before_is_used_again(postgres_url: str) -> None:
+    """A server that was restarted has closed them all, and each would fail a call."""
+    database = Database(postgres_url)
+    before = drivers_of(database, 3)
+    in_use = database._writes.connect(0.0)
+    with in_use:
+        with database._writes.connect(0.0) as connection, pytest.raises(exc.OperationalError):
+            connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        assert database._writes.idle == 0
+    assert database._writes.idle == 0  # it was opened before
+    assert not set(drivers_of(database, 3)) & set(before)
+    database.close()
 
 
 def test_call_that_waits_longer_than_the_setting_allows_is_busy(sqlite_url: str) -> None:

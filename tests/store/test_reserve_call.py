@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 import pytest
-from sqlalchemy import event, insert, select, text, update
+from sqlalchemy import insert, select, text, update
 from uuid_utils.compat import uuid7
 
 from bindings.domain.binding import Caller, Mode, State
@@ -620,20 +620,12 @@ def round_trips(database: Database, path: Path) -> Iterator[list[str]]:
     """Provide, after the block, the message that ended each round trip to the server."""
     trips: list[str] = []
     with path.open("w+", encoding="utf-8") as log:
-
-        def trace(connection: Any, *_: object) -> None:
-            connection.pgconn.trace(log.fileno())
-
-        def end(connection: Any, _record: Any) -> None:
-            connection.pgconn.untrace()
-
-        for engine in (database._engine, database._reader):
-            event.listen(engine, "checkout", trace)
-            event.listen(engine, "checkin", end)
+        idle = [kept.raw.pgconn for pool in (database._writes, database._reads) for kept in pool._idle]
+        for pgconn in idle:
+            pgconn.trace(log.fileno())
         yield trips
-        for engine in (database._engine, database._reader):
-            event.remove(engine, "checkout", trace)
-            event.remove(engine, "checkin", end)
+        for pgconn in idle:
+            pgconn.untrace()
         log.seek(0)
         messages = [line.strip().split("\t") for line in log]
         trips += [name for _, sender, _, name, *_ in messages if sender == "F" and name in {"Sync", "Query"}]
