@@ -1,4 +1,4 @@
-"""Hot statements: compiled once, and run on the driver's own cursor.
+"""Hot statements: compiled once, and run by the driver alone (`prepared`, or its own cursor).
 
 For each run of a statement SQLAlchemy looks up the compiled form by a cache key and builds a context, a result and
 its rows. For a small statement that takes longer than the database does. Here it is done once for each statement:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy import CompoundSelect, Connection, Dialect, Select
 
     from bindings.store.phone_keys import PhoneKeys
+    from bindings.store.prepared import PreparedStatement
 
     Convert = Callable[[Any], Any]
 
@@ -46,15 +47,25 @@ class CompiledStatement:
         parameters = compiled.parameters(values)
         cursor = None
         try:
-            cursor = connection.connection.cursor()
-            cursor.execute(compiled.sql, parameters, **compiled.options)
-            rows = cursor.fetchall()
+            raw: Any = connection.connection.dbapi_connection
+            if compiled.prepared is not None and compiled.prepared.can_run_on(raw):
+                rows = compiled.prepared.fetch_all(raw, parameters)
+            else:
+                cursor = raw.cursor()
+                cursor.execute(compiled.sql, parameters, **compiled.options)
+                rows = cursor.fetchall()
+                cursor.close()
         except compiled.driver_error as error:
             # SQLAlchemy has no public name for this: it marks a lost connection, calls the error listeners, and
             # raises SQLAlchemy's own error. A test fails if a release renames it or changes its parameters.
             connection._handle_dbapi_exception(error, compiled.sql, parameters, cursor, None)  # noqa: SLF001
-        cursor.close()
         return [compiled.row(row) for row in rows]
+
+
+def _prepared(sql: str) -> PreparedStatement:
+    from bindings.store.prepared import PreparedStatement  # which needs the driver for PostgreSQL
+
+    return PreparedStatement(sql)
 
 
 class _Compiled:
@@ -66,6 +77,7 @@ class _Compiled:
         self.driver_error: type[Exception] = dialect.loaded_dbapi.Error
         # If the connection allows it (see `engine`), the server parses and plans the statement once.
         self.options = {"prepare": True} if dialect.name == "postgresql" else {}
+        self.prepared = _prepared(self.sql) if dialect.name == "postgresql" else None
         binds = compiled.binds.items()
         self._defaults = {name: bind.value for name, bind in binds}
         self._clocks = [(name, bind.callable) for name, bind in binds if bind.callable is not None]

@@ -29,7 +29,7 @@ from bindings.fork_safety import ProcessMark
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from psycopg.abc import PQGen
+    from psycopg.abc import PQGen, Transformer
 
     from bindings.store.connection_limit import ConnectionLimit
 
@@ -50,6 +50,8 @@ class DeadlineConnection(psycopg.Connection[Any]):
         super().__init__(*args, **kwargs)
         self.give_up_at = math.inf
         self.only_reads = False
+        self.prepared: dict[Any, bytes] = {}  # names of statements at the server, and the transformer: `prepared`
+        self.transformer: Transformer | None = None
         self._process = ProcessMark()
         self._committing = False
         self._unreplicated: list[bool] = []

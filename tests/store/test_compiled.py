@@ -11,12 +11,14 @@ from unittest import mock
 import psycopg
 import pytest
 import sqlalchemy
-from sqlalchemy import exc, literal_column, select, text
+from psycopg.pq import TransactionStatus
+from sqlalchemy import BigInteger, Text, bindparam, cast, exc, literal_column, select, text
 
 from bindings.domain.binding import Binding, Mode, State
 from bindings.domain.phone import Phone
 from bindings.errors import Busy
 from bindings.service import BindingService
+from bindings.store import prepared
 from bindings.store.bindings import FIELDS, to_binding
 from bindings.store.compiled import CompiledStatement
 from bindings.store.database import Database
@@ -118,6 +120,36 @@ def test_statement_is_prepared_once_and_behind_a_pooler_never(postgres_url: str,
         prepared = text("SELECT count(*) FROM pg_prepared_statements")
         assert database.read(lambda connection: connection.execute(prepared).scalar()) == (0 if pools else 1)
         database.close()
+
+
+@pytest.mark.postgres
+def test_statement_is_prepared_for_each_combination_of_types_up_to_a_limit(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver sends an integer as the smallest type that has it; past the limit its cursor runs it."""
+    statement = CompiledStatement(select(cast(bindparam("number", type_=BigInteger), Text).label("digits")))
+    database = Database(postgres_url)
+    monkeypatch.setattr(prepared, "MOST_OF_CONNECTION", 2)
+    for number in (1, 2**20, 2**40, 1):
+        assert database.read(statement.fetch_all, {"number": number}) == [(str(number),)]
+    names = text("SELECT name FROM pg_prepared_statements WHERE name LIKE 'bindings_%' ORDER BY name")
+    assert database.read(lambda connection: connection.execute(names).scalars().all()) == [
+        "bindings_0",
+        "bindings_1",
+    ]
+    database.close()
+
+
+@pytest.mark.postgres
+def test_statement_outside_of_a_transaction_begins_one_as_others_do(postgres_url: str) -> None:
+    statement = CompiledStatement(select(literal_column("1").label("one")))
+    database = Database(postgres_url)
+    lent = database._writes.connect(0.0)
+    with lent as connection:
+        for _ in range(2):
+            assert statement.fetch_all(connection, {}) == [(1,)]
+            assert lent.raw.info.transaction_status == TransactionStatus.INTRANS
+    database.close()
 
 
 @pytest.mark.postgres
