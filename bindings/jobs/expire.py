@@ -69,7 +69,7 @@ def _expire_batch(
     since: datetime,
     verify_clock: Callable[[datetime], None] | None,
 ) -> tuple[int, datetime]:
-    tx.set_statement_timeout(STATEMENT_TIMEOUT_S)
+    tx.limit_batch(STATEMENT_TIMEOUT_S)
     if verify_clock is not None:
         verify_clock(tx.instant())
     result = expiry.expire(tx, caller, limit=batch, since=since)

@@ -190,24 +190,6 @@ def remove(matches: Matcher) -> Edit:
     return lambda target: target.rewrite(matches, lambda _: None)
 
 
-def remove_starred_argument(function: str) -> Edit:
-    """Remove `*argument` from a call of `function` that has other arguments, too."""
-
-    def matches(node: ast.AST) -> bool:
-        return (
-            calls(function)(node)
-            and isinstance(node, ast.Call)
-            and len(node.args) > 1
-            and any(isinstance(argument, ast.Starred) for argument in node.args)
-        )
-
-    def without(node: Any) -> Any:
-        node.args = [argument for argument in node.args if not isinstance(argument, ast.Starred)]
-        return node
-
-    return lambda target: target.rewrite(matches, without)
-
-
 def add_keyword(matches: Matcher, name: str, value: str) -> Edit:
     """Pass one more keyword argument in the call that matches."""
 

@@ -40,7 +40,6 @@ from tests.faults.ast_edits import (
     move_before,
     reads,
     remove,
-    remove_starred_argument,
     rename_call,
     repeat_if,
     replace,
@@ -292,7 +291,7 @@ BUGS: tuple[Bug, ...] = (
         "expire_without_recheck",
         "bindings.store.expiry:_batch",
         replace_by_receiver("with_for_update"),
-        remove_starred_argument("where"),
+        replace(calls("case"), "true()"),
         detected_by="expire_during_an_unbind and postgresql",
     ),
     bug(

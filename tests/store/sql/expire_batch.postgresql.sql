@@ -21,10 +21,9 @@ WITH due AS MATERIALIZED (
         SELECT due.id
         FROM due
     )))
-      AND bindings.state = 'active'
-      AND bindings.expires_at <= (
+      AND CASE WHEN (bindings.state = 'active' AND bindings.expires_at <= (
         SELECT clock_timestamp() AS clock_timestamp_1
-    )
+    )) THEN true ELSE false END
     RETURNING bindings.change_tx, bindings.id, bindings.version
 ), logged AS (
     INSERT INTO events (tx, binding_id, sequence, kind, at, actor, request_id, detail, key_id)

@@ -26,15 +26,12 @@ WITH due AS MATERIALIZED (
         SELECT due.id
         FROM due
     )))
-      AND bindings.state = 'active'
-      AND bindings.warn_at IS NOT NULL
-      AND bindings.warn_at <= (
+      AND CASE WHEN (bindings.state = 'active' AND bindings.warn_at IS NOT NULL AND bindings.warn_at
+        <= (
         SELECT clock_timestamp() AS clock_timestamp_1
-    )
-      AND bindings.unbind_requested_at IS NULL
-      AND bindings.expires_at > (
+    ) AND bindings.unbind_requested_at IS NULL AND bindings.expires_at > (
         SELECT clock_timestamp() AS clock_timestamp_1
-    )
+    )) THEN true ELSE false END
     RETURNING bindings.change_tx, bindings.id, bindings.version, bindings.expires_at
 ), logged AS (
     INSERT INTO events (tx, binding_id, sequence, kind, at, actor, request_id, detail, key_id)
