@@ -191,8 +191,9 @@ class BenchDatabase:
 
     def _is_overdue(self) -> bool:
         now = self.dialect.instant(str(int(time.time())))
-        due = f"SELECT 1 FROM bindings WHERE state = 'active' AND expires_at <= {now} LIMIT 1"
-        return self.execute(due).fetchone() is not None
+        due = f"SELECT 1 FROM bindings WHERE state = 'active' AND expires_at <= {now}"
+        # The job ends the latest ones last. From the other end the index has an entry of each that it has ended.
+        return self.execute(f"{due} ORDER BY expires_at DESC LIMIT 1").fetchone() is not None
 
 
 _next_due = itertools.count(DUE_FROM)

@@ -26,7 +26,7 @@ from bindings.provider.simulator import API_KEY, API_SECRET, Simulator
 from bindings.service import BindingService
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from benchmarks.bench_context import BenchContext
     from benchmarks.data import Sizes
@@ -142,9 +142,18 @@ class Client:
         self._head = f"Host: {host}\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n"
 
     def lookups(
-        self, phones: list[str], *, callers: int, seconds: float = 0.0, count: int = LEAST_LOOKUPS
+        self,
+        phones: list[str],
+        *,
+        callers: int,
+        seconds: float = 0.0,
+        count: int = LEAST_LOOKUPS,
+        is_enough: Callable[[], bool] = lambda: True,
     ) -> list[float]:
-        """Keep `callers` lookups in flight for `seconds`, until `count` have ended; return the seconds of each."""
+        """Keep `callers` lookups in flight for `seconds`, until `count` have ended and `is_enough` returns True.
+
+        Return the seconds of each.
+        """
         requests = [self._request("/v1/lookup", {"phone": phone}) for phone in phones]
         durations: list[float] = []
         with selectors.DefaultSelector() as selector:
@@ -155,7 +164,7 @@ class Client:
                 sent_at[connection] = time.perf_counter()
                 connection.sendall(random.choice(requests))
             until = time.perf_counter() + seconds
-            while time.perf_counter() < until or len(durations) < count:
+            while time.perf_counter() < until or len(durations) < count or not is_enough():
                 for ready, _ in selector.select(1.0):
                     connection = ready.fileobj  # type: ignore[assignment]
                     _read_response(connection)
@@ -217,8 +226,10 @@ class ServingProcess:
 
 
 @contextmanager
-def product_server(url: str, simulator: Simulator | None = None) -> Iterator[ServingProcess]:
-    """Run a replica in a separate process."""
+def product_server(
+    url: str, simulator: Simulator | None = None, *, scheduler: bool = False
+) -> Iterator[ServingProcess]:
+    """Run a replica in a separate process, with or without a scheduler inside."""
     environment = {"BINDINGS_DATABASE_URL": url, "BINDINGS_BIND_LIMIT": str(BIND_LIMIT)}
     if simulator is not None:
         environment |= {
@@ -228,7 +239,9 @@ def product_server(url: str, simulator: Simulator | None = None) -> Iterator[Ser
             "BINDINGS_PROVIDER_APP_ID": "bench",
             "BINDINGS_PROVIDER_TIMEOUT_S": "120",
         }
-    command = ["-m", "bindings", "serve", "--local-admin", "--port", "0", "--no-scheduler", "--json"]
+    command = ["-m", "bindings", "serve", "--local-admin", "--port", "0", "--json"]
+    if not scheduler:
+        command.append("--no-scheduler")
     with _process(command, environment) as (line, pid):
         yield ServingProcess(url=json.loads(line)["url"], pid=pid)
 
