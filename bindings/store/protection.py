@@ -50,7 +50,7 @@ TRIGGERS_OF_POSTGRESQL = {  # with their functions
     "seals.seals_refuse_change": "867a7c00c6a61d59",
     "seals.seals_refuse_truncate": "3ccd6d40ce5bff6c",
 }
-FUNCTIONS_OF_POSTGRESQL = {FUNCTION: "fdccc18aeb9175c2"}
+FUNCTIONS_OF_POSTGRESQL = {FUNCTION: "73ff038e6b845ab9"}
 DIGEST_LENGTH = 16
 EVENTS = "events"
 

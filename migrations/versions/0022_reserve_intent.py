@@ -75,7 +75,9 @@ BEGIN
         RAISE EXCEPTION 'an intent is recorded at the isolation level read committed only'
             USING ERRCODE = '25004';
     END IF;
-    PERFORM set_config('lock_timeout', lock_wait, true);
+    -- Without the second setting, what is planned while a table is nearly empty would read all of it, until its
+    -- first ANALYZE.
+    PERFORM set_config('lock_timeout', lock_wait, true), set_config('enable_seqscan', 'off', true);
     FOREACH lock_key IN ARRAY lock_keys LOOP
         PERFORM pg_advisory_xact_lock(lock_key);
     END LOOP;
@@ -96,6 +98,7 @@ BEGIN
                     AND (phones_sealed_at IS NOT NULL) = all_sealed
                 ) IS TRUE
                 FROM account
+                WHERE id = 1
             ),
             index_key IS NULL AND data_key IS NULL AND all_sealed IS FALSE
         )
@@ -139,7 +142,8 @@ BEGIN
             new_expire_s, new_max_expire_s, new_warn_s, 'pending', new_actor, new_request_id, instant,
             instant + send_us * interval '1 microsecond', instant + settle_us * interval '1 microsecond',
             instant + held_us * interval '1 microsecond', 1,
-            pg_current_xact_id()::text::bigint + coalesce((SELECT tx_offset FROM account), 0), new_facts_salt
+            pg_current_xact_id()::text::bigint + coalesce((SELECT tx_offset FROM account WHERE id = 1), 0),
+            new_facts_salt
         )
         ON CONFLICT DO NOTHING
         RETURNING *

@@ -230,6 +230,29 @@ def test_it_returns_the_intent_that_the_database_has(postgres_url: str) -> None:
     database.close()
 
 
+def test_it_reads_no_whole_table_in_a_database_without_statistics(database: Database) -> None:
+    """Regression: a bind in a new database took ever longer, until the first ANALYZE.
+
+    The server keeps the plans that it makes at the first calls, when the tables are empty.
+    """
+    scans = "SELECT sum(seq_scan) FROM pg_stat_xact_user_tables WHERE relname IN ('account', 'bindings', 'holds')"
+
+    def scanned(tx: Transaction) -> int:
+        return int(tx.connection.execute(text(scans)).scalar_one())
+
+    account_rows.register_scope(database, "default")
+    for number in range(10):
+        pair = request(f"91880680{number:02}", f"91880690{number:02}")
+        database.write(lambda tx, pair=pair: call(tx, pair))  # type: ignore[misc]
+
+    def scans_of_call(tx: Transaction) -> int:
+        before = scanned(tx)
+        assert call(tx, request()) == AT
+        return scanned(tx) - before
+
+    assert undone(database, scans_of_call) == 0
+
+
 # What it does not admit: checks that run on the function of the migration, and on copies of it with a seeded bug.
 
 
