@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Binding
     from bindings.domain.conflict import ConflictRule, Policy
-    from bindings.domain.phone import Phone
 
 QUICK_REUSE = timedelta(minutes=10)
 
@@ -56,43 +55,52 @@ class Reuse:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Lifetime:
-    """A binding with what each comparison with another one needs."""
+    """A binding with what each comparison with another one needs: a page of fifty makes 1 225 of them.
+
+    A binding that starts before `latest_end` overlaps, and one that starts from `end` to `reuse_until` reuses.
+    """
 
     binding: Binding
     start: datetime
     end: datetime
-    phones: frozenset[Phone]
+    latest_end: datetime
+    reuse_until: datetime
+    phones: frozenset[str]
+
+    @classmethod
+    def of(cls, binding: Binding) -> _Lifetime:
+        """Return the lifetime of a binding."""
+        end, held_until = earliest_end(binding), binding.held_until
+        return cls(
+            binding=binding,
+            start=earliest_start(binding),
+            end=end,
+            latest_end=held_until if binding.ended_at is None else min(held_until, binding.ended_at),
+            reuse_until=end + QUICK_REUSE,
+            phones=frozenset((binding.phone_a.key, binding.phone_b.key)),
+        )
 
 
 def find_anomalies(bindings: Iterable[Binding], policy: Policy) -> list[Overlap | Reuse]:
     """Return the anomalies among these bindings, in the order of their starts."""
-    lifetimes = [
-        _Lifetime(
-            binding=binding,
-            start=earliest_start(binding),
-            end=earliest_end(binding),
-            phones=frozenset((binding.phone_a, binding.phone_b)),
-        )
-        for binding in bindings
-        if binding.state is not State.FAILED
-    ]
+    lifetimes = [_Lifetime.of(binding) for binding in bindings if binding.state is not State.FAILED]
     lifetimes.sort(key=lambda lifetime: (lifetime.start, lifetime.binding.id))
     anomalies = [_anomaly(first, second, policy) for first, second in combinations(lifetimes, 2)]
     return [anomaly for anomaly in anomalies if anomaly is not None]
 
 
 def _anomaly(earlier: _Lifetime, later: _Lifetime, policy: Policy) -> Overlap | Reuse | None:
-    first, second, shared = earlier.binding, later.binding, earlier.phones & later.phones
-    if shared and later.start < first.held_until and (first.ended_at is None or later.start < first.ended_at):
+    first, second = earlier.binding, later.binding
+    if later.start < earlier.latest_end and not earlier.phones.isdisjoint(later.phones):
         return Overlap(first=first, second=second, rule=_forbidding_rule(first, second, policy))
-    gap = later.start - earlier.end
-    if len(shared) == 2 or not timedelta() <= gap <= QUICK_REUSE:  # noqa: PLR2004 -- the same pair
+    if not earlier.end <= later.start <= earlier.reuse_until or earlier.phones == later.phones:
         return None
     numbers = {first.middle_number_a, first.middle_number_b} & {second.middle_number_a, second.middle_number_b}
     reused = min((number for number in numbers if number is not None), default=None)
     if reused is None:
         return None
-    return Reuse(first=first, second=second, middle_number=reused, gap_s=gap.total_seconds())
+    gap_s = (later.start - earlier.end).total_seconds()
+    return Reuse(first=first, second=second, middle_number=reused, gap_s=gap_s)
 
 
 def _forbidding_rule(first: Binding, second: Binding, policy: Policy) -> ConflictRule | None:
