@@ -21,8 +21,8 @@ from bindings.jobs.runner import JobRunner
 from bindings.monitoring import activity_checks
 from bindings.store import reports
 from bindings.store.schema import pools
+from bindings.web.console.cells import NO_VALUE
 from bindings.web.console.check_areas import AREAS, OTHER
-from bindings.web.console.templating import NO_VALUE
 from tests.service.harness import POOL, A, B, C, D, E, F, feed_has_caught_up, hold_answers, wait_for
 from tests.web.browser import Browser
 from tests.web.conftest import run

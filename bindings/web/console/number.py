@@ -186,6 +186,8 @@ async def _history_page(
 
     page, holds, refused, reveals, counts = await context.run_read(read)
     anomalies = overlaps.find_anomalies(page.data, Policy(context.app_state.service.settings.conflict_policy))
+    bindings = sorted(page.data, key=lambda binding: (earliest_start(binding), binding.id), reverse=True)
+    axis = time_axis.axis_for(bindings)
     return context.render(
         "number.html",
         before=before,
@@ -194,11 +196,12 @@ async def _history_page(
         names_path=names_path,
         unbind_path=unbind_path,
         is_middle_number=is_middle_number(number, list(page.data)),
-        bindings=sorted(page.data, key=lambda binding: (earliest_start(binding), binding.id), reverse=True),
+        bindings=bindings,
         holds=holds,
         by_id={binding.id: binding for binding in page.data},
         next_cursor=page.next_cursor,
-        axis=time_axis.axis_for(page.data),
+        axis=axis,
+        rows=[] if axis is None else [(binding, axis.bar(binding)) for binding in bindings],
         anomaly_groups=_anomaly_groups(anomalies),
         refusals=refusals.rows(context, refused),
         reveals=reveals,

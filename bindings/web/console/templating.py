@@ -1,6 +1,6 @@
 """The Jinja environment of the console: its filters, globals and navigation items.
 
-Every value is escaped. A phone masks itself when it is converted to text; only the filter `phone` writes it in
+Every value is escaped. A phone masks itself when it is converted to text; only the filters of `cells` write it in
 full, if the principal requested the binding or has just revealed it.
 """
 
@@ -20,21 +20,15 @@ from markupsafe import Markup
 from bindings.domain.addresses import origin
 from bindings.domain.roles import Permission
 from bindings.domain.trace import earliest_end
-from bindings.web.console import check_areas, event_text, time_zones
+from bindings.web.console import cells, check_areas, event_text, time_zones
+from bindings.web.console.cells import NO_VALUE, humanize, instant, page_context, recent
 
 if TYPE_CHECKING:
     from jinja2.runtime import Context
 
-    from bindings.domain.binding import Binding, RefusedBind
-    from bindings.domain.phone import Phone
-    from bindings.web.console.page_context import PageContext
 
 STATIC = files("bindings.web.console") / "static"
 ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:")
-NO_VALUE = "\N{EN DASH}"
-RECENT_S = 86_400
-_FULL_PHONE = Markup('<span class="number full">%s</span>')
-_MASKED_PHONE = Markup('<span class="number">%s</span>')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,17 +75,21 @@ def _templates() -> Environment:
         loader=PackageLoader("bindings.web.console"),
         autoescape=True,
         undefined=StrictUndefined,
+        auto_reload=False,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {
         "instant": instant,
         "instant_text": instant_text,
-        "phone": phone,
+        "phone": cells.phone,
         "duration": time_zones.format_duration,
         "humanize": humanize,
         "share": share,
         "recent": recent,
+        "state": cells.state,
+        "pair": cells.pair,
+        "replacements_link": cells.replacements_link,
         "detail": format_detail,
         "as_input": as_input,
         "code_name": code_name,
@@ -119,43 +117,15 @@ def static_url(name: str) -> str:
 
 
 @pass_context
-def instant(template: Context, at: datetime | None, *, precise: bool = False) -> str | Markup:
-    """Return an instant in the chosen zone, with its distance from now as a tooltip."""
-    if at is None:
-        return NO_VALUE
-    context = _page_context(template)
-    text = time_zones.format_instant(at, context.zone, precise=precise)
-    return _time_markup(
-        f'<time datetime="{at.isoformat()}" title="{time_zones.ago(at, context.now)}">{text}</time>'
-    )
-
-
-@pass_context
 def instant_text(template: Context, at: datetime) -> str:
     """Return an instant in the chosen zone as plain text."""
-    return time_zones.format_instant(at, _page_context(template).zone)
-
-
-@pass_context
-def recent(template: Context, at: datetime | None) -> str | Markup:
-    """Return a time of the last or next 24 hours as its distance from now, with the full time as a tooltip.
-
-    Other times are returned in full, and all of them on paper.
-    """
-    context = _page_context(template)
-    if at is None or abs((context.now - at).total_seconds()) >= RECENT_S:
-        return instant(template, at)
-    full = time_zones.format_instant(at, context.zone)
-    return _time_markup(
-        f'<time datetime="{at.isoformat()}" title="{full}"><span class="relative">'
-        f'{time_zones.ago(at, context.now)}</span><span class="on-paper">{full}</span></time>'
-    )
+    return time_zones.format_instant(at, page_context(template).zone)
 
 
 @pass_context
 def as_input(template: Context, at: datetime) -> str:
     """Return an instant in the form that the time field of the search accepts, in the chosen zone."""
-    return f"{time_zones.in_zone(at, _page_context(template).zone):%Y-%m-%d %H:%M:%S}"
+    return f"{time_zones.in_zone(at, page_context(template).zone):%Y-%m-%d %H:%M:%S}"
 
 
 @pass_context
@@ -167,23 +137,6 @@ def format_detail(template: Context, value: object) -> str | Markup:
     except ValueError:
         at = None
     return text if at is None or at.tzinfo is None else instant(template, at, precise=True)
-
-
-@pass_context
-def phone(template: Context, number: Phone, binding: Binding | RefusedBind) -> Markup:
-    """Return a phone of the binding: in full if it was revealed or the principal may see it, else masked."""
-    in_full = template.get("revealed", False) or _page_context(template).sees_phones(binding)
-    return _FULL_PHONE % number.digits if in_full else _MASKED_PHONE % number
-
-
-def _time_markup(html: str) -> Markup:
-    """Return HTML that contains only times, which need no escaping: a page has hundreds of them."""
-    return Markup(html)  # noqa: S704
-
-
-def _page_context(template: Context) -> PageContext:
-    context: PageContext = template["context"]
-    return context
 
 
 def code_name(code: str) -> str:
@@ -210,8 +163,3 @@ def share(number: int, whole: int) -> str:
         return ""
     percent = 100 * number / whole
     return "< 0.1 %" if 0 < percent < 0.1 else f"{percent:.1f} %"  # noqa: PLR2004 -- one decimal is shown
-
-
-def humanize(name: Any) -> str:
-    """Return a field's value as prose: in_doubt becomes "in doubt"."""
-    return NO_VALUE if name is None else str(name).replace("_", " ")

@@ -45,8 +45,7 @@ class Axis:
 
     def x(self, at: datetime) -> float:
         """Return the position of an instant, from 0 to 100."""
-        length_s = (self.until - self.since).total_seconds()
-        return round(min(100.0, max(0.0, 100 * (at - self.since).total_seconds() / length_s)), 2)
+        return round(min(100.0, max(0.0, 100 * ((at - self.since) / (self.until - self.since)))), 2)
 
     def bar(self, binding: Binding) -> Bar:
         """Return the position of a binding."""

@@ -19,7 +19,7 @@ NAME = re.compile(r"[A-Za-z]+(?:[/_+-][A-Za-z0-9]+)*\Z")
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}\Z")
 CLOCK = re.compile(r"(?:(\d{4}-\d{2}-\d{2})[T ]+)?(\d{1,2}):(\d{2})(?::(\d{2}))?\Z")
 MAX_OFFSET_HOURS = 14
-UTC_NAME = "UTC"
+UTC_NAME, UTC_OFFSET = "UTC", "+00:00"
 EARLIEST_YEAR, LATEST_YEAR = 1900, 2200  # both excluded
 
 
@@ -121,15 +121,9 @@ def in_zone(at: datetime, zone: Zone) -> datetime:
 
 def format_instant(at: datetime, zone: Zone, *, precise: bool = False) -> str:
     """Return date, time and offset of an instant in the zone; `precise` adds milliseconds."""
-    local = in_zone(at, zone)
-    clock = f"{local:%Y-%m-%d %H:%M:%S}" + (f".{local.microsecond // 1_000:03}" if precise else "")
-    return f"{clock} {offset(local)}"
-
-
-def offset(local: datetime) -> str:
-    """Return the offset of an aware time, or "UTC" if it is zero."""
-    text = f"{local:%z}"
-    return UTC_NAME if text in ("+0000", "") else f"{text[:3]}:{text[3:5]}"
+    text = in_zone(at, zone).isoformat(" ", "milliseconds" if precise else "seconds")
+    clock, offset = (text[:23], text[23:]) if precise else (text[:19], text[19:])
+    return f"{clock} {UTC_NAME if offset == UTC_OFFSET else offset[:6]}"
 
 
 def ago(at: datetime, now: datetime) -> str:
