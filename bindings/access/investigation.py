@@ -256,9 +256,12 @@ class Investigation:
         if not bindings:
             return []
         ids, since = [binding.id for binding in bindings], min(binding.requested_at for binding in bindings)
-        reveals = self._database.read(number_history.reveals_of, ids, limit=MAX_REVEALS)
-        exports = self._database.read(number_history.reveals_of_periods, since=since, limit=MAX_REVEALS)
-        reveals += [export for export in exports if any(_contains(export, binding) for binding in bindings)]
+        revealing = self._database.read(number_history.reveals_of, ids, since=since, limit=MAX_REVEALS)
+        reveals = [
+            event
+            for event in revealing
+            if event.binding_id is not None or any(_contains(event, binding) for binding in bindings)
+        ]
         return sorted(reveals, key=lambda reveal: reveal.at, reverse=True)[:MAX_REVEALS]
 
 

@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Interval, and_, bindparam, exists, func, o
 from bindings.domain.binding import Binding, Mode, State
 from bindings.store import events, sql
 from bindings.store.column_types import BindingId, BlindIndex
+from bindings.store.compiled import CompiledStatement
 from bindings.store.phones import by_form, read_phone, require_open
 from bindings.store.schema import bindings, holds
 
@@ -46,12 +47,13 @@ _A, _B = (FIELDS.index(name) for name in PHONES)
 _FIRST_SEALED = len(FIELDS)
 _PHONE_KEY = _FIRST_SEALED + len(PHONES)
 _NONE: Mapping[str, Phone] = {}
+_BY_ID = CompiledStatement(select(*COLUMNS).where(bindings.c.id == bindparam("id", type_=BindingId)))
 
 
 def find(connection: Connection, binding_id: str) -> Binding | None:
     """Return the binding with this id, or None. `Busy` if one of its phones does not open."""
-    row = connection.execute(select(*COLUMNS).where(bindings.c.id == binding_id)).one_or_none()
-    return None if row is None else to_opened_binding(row)
+    rows = _BY_ID.fetch_all(connection, {"id": binding_id})
+    return to_opened_binding(rows[0]) if rows else None
 
 
 class BindingLost(LookupError):

@@ -66,6 +66,7 @@ TIMEOUT_S = 4.0  # a bind must not leave later than 5 s after its intent
 _INSTANT: ContextVar[datetime] = ContextVar("instant")
 _FIXED_NOW = bindparam("clock", callable_=_INSTANT.get, type_=Instant)
 _SERVER_NOW: ColumnElement[datetime] = func.clock_timestamp(type_=Instant)  # now() is the transaction's start
+_SERVER_NOW_ONCE: ColumnElement[datetime] = select(_SERVER_NOW).scalar_subquery()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class SqlDialect:
     @property
     def now_once(self) -> ColumnElement[datetime]:
         """The deciding clock, read once for the whole statement: only this form can be looked up in an index."""
-        return select(_SERVER_NOW).scalar_subquery() if self.server_clock else _FIXED_NOW
+        return _SERVER_NOW_ONCE if self.server_clock else _FIXED_NOW
 
     def clamp(
         self, value: ColumnElement[datetime], *, low: ColumnElement[datetime], high: ColumnElement[datetime]
@@ -213,10 +214,11 @@ class Database(ProcessConnections):
         self.dialect = SqlDialect(postgres=self.postgres, server_clock=self._read_clock is None)
         # A scalar subquery is evaluated once per statement, so that an index lookup can use it.
         self.now: ColumnElement[datetime] = (
-            select(func.clock_timestamp(type_=Instant)).scalar_subquery()
+            _SERVER_NOW_ONCE
             if self._read_clock is None
             else bindparam("clock", callable_=self._read_clock, type_=Instant)
         )
+        self._clock = CompiledStatement(select(self.now.label("now")))
 
     @property
     def form_count(self) -> int:
@@ -387,7 +389,9 @@ class Database(ProcessConnections):
 
     def clock(self) -> datetime:
         """Return the reading of the deciding clock. A round trip on PostgreSQL."""
-        return self.read(lambda connection: connection.execute(select(self.now)).scalar_one())
+        ((reading,),) = self.read(self._clock.fetch_all, {})
+        instant: datetime = reading
+        return instant
 
     @property
     def encoding(self) -> str:

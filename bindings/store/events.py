@@ -42,7 +42,7 @@ from bindings.store.compiled import CompiledStatement
 from bindings.store.schema import account, bindings, events, refusals
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, Connection, Insert, Row, Select
@@ -281,7 +281,12 @@ def traceparents(connection: Connection, binding_ids: Sequence[str]) -> dict[str
 
 def read(connection: Connection, statement: Select[*tuple[Any, ...]]) -> list[Event]:
     """Return the events that a SELECT of `COLUMNS` finds, with their texts."""
-    return texts.with_texts(connection, [to_event(row) for row in connection.execute(statement)])
+    return from_rows(connection, connection.execute(statement))
+
+
+def from_rows(connection: Connection, rows: Iterable[Sequence[Any] | Row[*tuple[Any, ...]]]) -> list[Event]:
+    """Return the events of rows of `COLUMNS`, with their texts."""
+    return texts.with_texts(connection, [to_event(row) for row in rows])
 
 
 def feed(connection: Connection, *, after: tuple[int, int], limit: int) -> list[Event]:

@@ -7,17 +7,18 @@ once: to build all columns of its branches takes longer than to run it. Nothing 
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Integer, String, and_, bindparam, func, select, union_all
+from sqlalchemy import String, and_, bindparam, func, select, union_all
 
 from bindings.domain.binding import EventKind, State
 from bindings.store import phones, sql
 from bindings.store.bindings import COLUMNS, NAMES, has_key, in_state, middle_number_b_is, to_binding
 from bindings.store.column_types import Instant
+from bindings.store.compiled import MOST_CLOCKS, CompiledStatement
 from bindings.store.events import COLUMNS as EVENT_COLUMNS
-from bindings.store.events import is_kind, read
+from bindings.store.events import from_rows, is_kind, read
 from bindings.store.queries import LONGEST_SPAN, has_party
 from bindings.store.schema import bindings, events
 
@@ -25,15 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from sqlalchemy import (
-        BindParameter,
-        ColumnElement,
-        CompoundSelect,
-        Connection,
-        Dialect,
-        ScalarSelect,
-        Select,
-    )
+    from sqlalchemy import ColumnElement, Connection, Dialect, ScalarSelect, Select
 
     from bindings.domain.binding import Binding, Event
     from bindings.domain.phone import Phone
@@ -51,15 +44,16 @@ def bindings_between(
     """
     values = _values(connection.dialect, number, party) | {"since": since, "until": until}
     statement = _between(phones.form_count(connection.dialect), party is not None)
-    return _unique(connection.execute(statement, values | {"span": until + LONGEST_SPAN}))
+    return _unique(statement.fetch_all(connection, values | {"span": until + LONGEST_SPAN}))
 
 
 @cache
-def _between(form_count: int, of_party: bool) -> CompoundSelect[Any]:
+def _between(form_count: int, of_party: bool) -> CompiledStatement:
     held_until, started = bindings.c.held_until, bindparam("until", type_=Instant) >= _STARTED
     in_range = held_until >= bindparam("since", type_=Instant), held_until <= bindparam("span", type_=Instant)
     conditions = (*in_range, started, _NOT_FAILED, *_with_party(form_count, of_party))
-    return union_all(*(select(*COLUMNS).where(match, *conditions) for match in _matches(form_count)))
+    branches = (select(*COLUMNS).where(match, *conditions) for match in _matches(form_count))
+    return CompiledStatement(union_all(*branches))
 
 
 def nearest(
@@ -68,17 +62,17 @@ def nearest(
     """Return for each column the binding that ended last before `at`, and the one that began first after it."""
     statement = _nearest(phones.form_count(connection.dialect), party is not None, actor is not None)
     values = _values(connection.dialect, number, party) | {"at": at, "actor": actor}
-    return _unique(connection.execute(statement, values))
+    return _unique(statement.fetch_all(connection, values))
 
 
 @cache
-def _nearest(form_count: int, of_party: bool, has_actor: bool) -> CompoundSelect[Any]:
+def _nearest(form_count: int, of_party: bool, has_actor: bool) -> CompiledStatement:
     held_until, at = bindings.c.held_until, bindparam("at", type_=Instant)
     conditions = (_NOT_FAILED, *_with_party(form_count, of_party), *_requested_by(has_actor))
     matches = _matches(form_count)
     before = [_first(match, held_until <= at, *conditions, by=held_until.desc()) for match in matches]
     after = [_first(match, held_until > at, at < _STARTED, *conditions, by=held_until.asc()) for match in matches]
-    return union_all(*before, *after)
+    return CompiledStatement(union_all(*before, *after))
 
 
 def history(
@@ -88,41 +82,45 @@ def history(
 
     With `actor`, only the bindings that this actor requested.
     """
-    statement = _history(phones.form_count(connection.dialect), before is not None, actor is not None)
-    values = _values(connection.dialect, number) | {"actor": actor, "rows": limit}
+    statement = _history(phones.form_count(connection.dialect), before is not None, actor is not None, limit)
+    values = _values(connection.dialect, number) | {"actor": actor}
     if before is not None:
         values |= {"before": before[0], "before_id": before[1]}
-    unique = _unique(connection.execute(statement, values))
+    unique = _unique(statement.fetch_all(connection, values))
     return sorted(unique, key=lambda binding: (binding.held_until, binding.id), reverse=True)[:limit]
 
 
 @cache
-def _history(form_count: int, is_later_page: bool, has_actor: bool) -> CompoundSelect[Any]:
+def _history(form_count: int, is_later_page: bool, has_actor: bool, limit: int) -> CompiledStatement:
     order = (bindings.c.held_until.desc(), bindings.c.id.desc())
     conditions = (*((_COMES_AFTER,) if is_later_page else ()), *_requested_by(has_actor))
-    rows = bindparam("rows", type_=Integer)
-    return union_all(*(_first(match, *conditions, by=order, limit=rows) for match in _matches(form_count)))
+    branches = (_first(match, *conditions, by=order, limit=limit) for match in _matches(form_count))
+    return CompiledStatement(union_all(*branches))
 
 
 def count(
     connection: Connection, number: Phone, *, actor: str | None, now: ColumnElement[datetime], limit: int
 ) -> tuple[int, int]:
     """Return how many bindings have this number, and how many of them hold it now, each up to about `limit`."""
-    matches = [
-        and_(match, *_requested_by(actor is not None)) for match in _matches(phones.form_count(connection.dialect))
-    ]
-    holds_now = (bindings.c.held_until > now, _NOT_FAILED)
-    counts = select(_count(matches, limit), _count([and_(match, *holds_now) for match in matches], limit))
-    total, holding = connection.execute(counts, _values(connection.dialect, number) | {"actor": actor}).one()
+    counts = _counts(now, phones.form_count(connection.dialect), actor is not None, limit)
+    ((total, holding),) = counts.fetch_all(connection, _values(connection.dialect, number) | {"actor": actor})
     return total, holding
+
+
+@lru_cache(maxsize=MOST_CLOCKS)
+def _counts(now: ColumnElement[datetime], form_count: int, has_actor: bool, limit: int) -> CompiledStatement:
+    matches = [and_(match, *_requested_by(has_actor)) for match in _matches(form_count)]
+    holding = [and_(match, bindings.c.held_until > now, _NOT_FAILED) for match in matches]
+    return CompiledStatement(
+        select(_count(matches, limit).label("total"), _count(holding, limit).label("holding"))
+    )
 
 
 def _count(branches: list[ColumnElement[bool]], limit: int) -> ScalarSelect[int]:
     """Return the number of bindings of the branches, each read by its index to at most `limit` rows."""
-    held_until = bindings.c.held_until
-    parts = (
-        select(bindings.c.id).where(branch).order_by(held_until).limit(limit).subquery() for branch in branches
-    )
+    held_until, most, row = bindings.c.held_until, sql.literal_number(limit), sql.literal_number(1).label("row")
+    # No column is read but those of the index, which has the rows of a vacuumed page.
+    parts = (select(row).where(branch).order_by(held_until).limit(most).subquery() for branch in branches)
     all_parts = union_all(*(select(part) for part in parts)).subquery()
     return select(func.count()).select_from(all_parts).scalar_subquery()
 
@@ -158,17 +156,29 @@ def refusals_of_request(connection: Connection, request_id: str, *, limit: int) 
     return read(connection, statement.order_by(events.c.position).limit(limit))
 
 
-def reveals_of(connection: Connection, binding_ids: list[str], *, limit: int) -> list[Event]:
-    """Return the reveals of full phones of these bindings, newest first."""
-    statement = select(*EVENT_COLUMNS).where(events.c.binding_id.in_(binding_ids), is_kind(EventKind.REVEALED))
-    return read(connection, statement.order_by(events.c.at.desc()).limit(limit))
+def reveals_of(connection: Connection, binding_ids: list[str], *, since: datetime, limit: int) -> list[Event]:
+    """Return up to `limit` reveals of full phones of these bindings, and as many exports in full of periods.
+
+    The newest of each, in no order; exports only if they were made at or after `since`.
+    """
+    values = {"binding_ids": binding_ids, "since": since}
+    return from_rows(connection, _reveals(sql.is_postgres(connection), limit).fetch_all(connection, values))
 
 
-def reveals_of_periods(connection: Connection, *, since: datetime, limit: int) -> list[Event]:
-    """Return the exports of a whole period in full, made at or after `since`, newest first."""
-    conditions = (is_kind(EventKind.REVEALED), events.c.at >= since, events.c.binding_id.is_(None))
-    statement = select(*EVENT_COLUMNS).where(*conditions).order_by(events.c.at.desc(), events.c.position.desc())
-    return read(connection, statement.limit(limit))
+@cache
+def _reveals(postgres: bool, limit: int) -> CompiledStatement:
+    of_bindings = sql.is_in_list(events.c.binding_id, "binding_ids", postgres=postgres)
+    of_periods = and_(events.c.at >= bindparam("since", type_=Instant), events.c.binding_id.is_(None))
+    newest, most = (events.c.at.desc(), events.c.position.desc()), sql.literal_number(limit)
+    branches = (
+        select(*EVENT_COLUMNS)
+        .where(is_kind(EventKind.REVEALED), condition)
+        .order_by(*newest)
+        .limit(most)
+        .subquery()
+        for condition in (of_bindings, of_periods)
+    )
+    return CompiledStatement(union_all(*map(select, branches)))
 
 
 def _values(dialect: Dialect, number: Phone, party: Phone | None = None) -> dict[str, Any]:
@@ -204,10 +214,10 @@ _COMES_AFTER = and_(
 )
 
 
-def _first(*conditions: ColumnElement[bool], by: Any, limit: int | BindParameter[int] = 1) -> Select[Any]:
+def _first(*conditions: ColumnElement[bool], by: Any, limit: int = 1) -> Select[Any]:
     """Return the first rows of one branch, as a subquery: on SQLite a branch of a union has no ORDER BY."""
     order = by if isinstance(by, tuple) else (by,)
-    branch = select(*COLUMNS).where(*conditions).order_by(*order).limit(limit).subquery()
+    branch = select(*COLUMNS).where(*conditions).order_by(*order).limit(sql.literal_number(limit)).subquery()
     return select(*(branch.c[name] for name in NAMES))
 
 

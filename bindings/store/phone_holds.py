@@ -8,14 +8,17 @@ force, by one probe for the binding of each. Tests pin the plans. Nothing here w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import literal_column, or_, select, union_all
+from sqlalchemy import String, bindparam, literal_column, or_, select, union_all
 
 from bindings.domain import hold
 from bindings.domain.hold import HoldReason, PhoneHold
 from bindings.store import phones as stored_phones
 from bindings.store import queries, sql
+from bindings.store.column_types import Instant
+from bindings.store.compiled import MOST_CLOCKS, CompiledStatement
 from bindings.store.holds import NO_APP
 from bindings.store.schema import bindings
 from bindings.store.schema import holds as table
@@ -60,17 +63,41 @@ def of_number(
     With `since` and `until`, those that may have been in force at some time between the two; without, every
     recorded hold of the phones, and those of the middle number that are in force at `now`.
     """
-    before = () if until is None else (table.c.created_at <= until,)
-    after = () if since is None else (table.c.held_until > since,)
-    forms = (stored_phones.forms(connection.dialect, phone) for phone in phones)
-    branches = [_newest(now, stored_phones.is_any_of(table.c.phone, texts), *after, *before) for texts in forms]
-    if middle_number is not None:
-        in_force = table.c.held_until > (now if since is None else since)
-        branches.append(_newest(now, in_force, *before, *_of_revenant_with(middle_number)))
-    rows = {row.id: row for row in connection.execute(union_all(*branches))}
+    dialect, names = connection.dialect, tuple(f"phone_{index}" for index in range(len(phones)))
+    statement = _of_number(
+        now,
+        names,
+        stored_phones.form_count(dialect),
+        has_middle_number=middle_number is not None,
+        is_of_period=since is not None and until is not None,
+    )
+    by_name = stored_phones.parameter_values(dialect, **dict(zip(names, phones, strict=True)))
+    values = by_name | {"middle_number": middle_number, "since": since, "until": until}
+    rows = {row.id: row for row in statement.fetch_all(connection, values)}
     newest = sorted(rows.values(), key=lambda row: (row.held_until, row.id), reverse=True)[:MAX_HOLDS]
     origins = _origins(connection, newest)
     return [_to_phone_hold(row, origins.get(row.origin_id)) for row in newest]
+
+
+@lru_cache(maxsize=8 * MOST_CLOCKS)
+def _of_number(
+    now: ColumnElement[datetime],
+    phones: tuple[str, ...],
+    form_count: int,
+    *,
+    has_middle_number: bool,
+    is_of_period: bool,
+) -> CompiledStatement:
+    """Build the statement of `of_number`, in which the phones are parameters of these names."""
+    since, until = (bindparam(name, type_=Instant) for name in ("since", "until"))
+    before = (table.c.created_at <= until,) if is_of_period else ()
+    after = (table.c.held_until > since,) if is_of_period else ()
+    forms = (stored_phones.parameters(name, form_count) for name in phones)
+    branches = [_newest(now, stored_phones.is_any_of(table.c.phone, texts), *after, *before) for texts in forms]
+    if has_middle_number:
+        in_force = table.c.held_until > (since if is_of_period else now)
+        branches.append(_newest(now, in_force, *before, *_of_revenant()))
+    return CompiledStatement(union_all(*branches))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,12 +142,13 @@ def _newest(now: ColumnElement[datetime], *conditions: ColumnElement[bool]) -> S
     return select(select(*columns).where(*conditions).order_by(*order).limit(MAX_HOLDS).subquery())
 
 
-def _of_revenant_with(middle_number: str) -> tuple[ColumnElement[bool], ...]:
-    """Return the condition that a hold is of a binding that lives at the provider and has this middle number.
+def _of_revenant() -> tuple[ColumnElement[bool], ...]:
+    """Return the condition that a hold is of a binding that lives at the provider and has :middle_number.
 
     It is a scalar subquery: no planner can begin with the bindings, of which a middle number may have thousands.
     """
-    has_number = or_(bindings.c.middle_number_a == middle_number, bindings.c.middle_number_b == middle_number)
+    number = bindparam("middle_number", type_=String)
+    has_number = or_(bindings.c.middle_number_a == number, bindings.c.middle_number_b == number)
     probe = select(has_number).where(bindings.c.id == table.c.origin_id, bindings.c.bind_id == table.c.bind_id)
     return (
         table.c.why == literal_column(f"'{HoldReason.ORPHAN}'"),

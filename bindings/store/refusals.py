@@ -125,7 +125,8 @@ def search(
         values |= phones.parameter_values(dialect, phone=filters.phone)
     names = tuple(name for name in equal if name in values)
     if filters.reference_prefix is None and before is None:
-        return _read(connection, _first_page(names, form_count), values, limit)
+        rows = _first_page(names, form_count).fetch_all(connection, values | {"rows": limit})
+        return [_to_refused_bind(row) for row in rows]
     conditions = _equal_to_parameters(names)
     if filters.reference_prefix is not None:
         postgres = sql.is_postgres(connection)
@@ -136,9 +137,9 @@ def search(
 
 
 @cache
-def _first_page(names: tuple[str, ...], form_count: int) -> Select[Any]:
+def _first_page(names: tuple[str, ...], form_count: int) -> CompiledStatement:
     """Build the usual statement once: that takes longer than to run it."""
-    return _newest(_equal_to_parameters(names), _is_party(form_count))
+    return CompiledStatement(_newest(_equal_to_parameters(names), _is_party(form_count)))
 
 
 def _equal_to_parameters(names: Iterable[str]) -> list[ColumnElement[bool]]:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import String, bindparam, delete, or_, select, update
 
 from bindings.domain.acts import Act
 from bindings.domain.binding import Caller
 from bindings.store import account, events, phones, sql
 from bindings.store import keys as key_rows
+from bindings.store.compiled import MOST_CLOCKS, CompiledStatement
 from bindings.store.schema import keys, searches, sessions
 
 if TYPE_CHECKING:
@@ -79,16 +81,22 @@ def _caller_of(tx: Transaction, key_id: str, request_id: str | None) -> Caller:
 
 def find_valid(connection: Connection, digest: str, now: ColumnElement[datetime]) -> tuple[Key, bool] | None:
     """Return a session's key and whether to record its use now; None if the session or the key is not valid."""
+    rows = _valid(now).fetch_all(connection, {"hash": digest})
+    if not rows or rows[0].read_at - rows[0].seen_at > IDLE_TIMEOUT:
+        return None
+    return key_rows.to_key(rows[0]), rows[0].read_at - rows[0].seen_at > SEEN_INTERVAL
+
+
+@lru_cache(maxsize=MOST_CLOCKS)
+def _valid(now: ColumnElement[datetime]) -> CompiledStatement:
+    """Build the statement for a session, which every page of the console runs."""
     not_expired = or_(keys.c.expires_at.is_(None), keys.c.expires_at > now)
-    statement = (
+    is_session = sessions.c.hash == bindparam("hash", type_=String)
+    return CompiledStatement(
         select(*key_rows.COLUMNS, sessions.c.seen_at, now.label("read_at"))
         .join_from(sessions, keys)
-        .where(sessions.c.hash == digest, sessions.c.expires_at > now, keys.c.revoked_at.is_(None), not_expired)
+        .where(is_session, sessions.c.expires_at > now, keys.c.revoked_at.is_(None), not_expired)
     )
-    row = connection.execute(statement).one_or_none()
-    if row is None or row.read_at - row.seen_at > IDLE_TIMEOUT:
-        return None
-    return key_rows.to_key(row), row.read_at - row.seen_at > SEEN_INTERVAL
 
 
 def list_valid(connection: Connection, now: ColumnElement[datetime], *, limit: int) -> list[Session]:
@@ -176,8 +184,16 @@ def save_search(tx: Transaction, search_id: str, owner: str, search: Search) -> 
 
 def get_search(connection: Connection, search_id: str, owner: str, now: ColumnElement[datetime]) -> Search | None:
     """Return the search with this id, or None if it has another owner or has expired."""
-    statement = select(searches).where(
-        searches.c.id == search_id, searches.c.owner == owner, searches.c.expires_at > now
+    rows = _search(now).fetch_all(connection, {"id": search_id, "owner": owner})
+    return sql.record(Search, rows[0], **phones.opened(rows[0], "searches", _PHONES)) if rows else None
+
+
+@lru_cache(maxsize=MOST_CLOCKS)
+def _search(now: ColumnElement[datetime]) -> CompiledStatement:
+    """Build the statement for a search by its id and owner."""
+    by_id = searches.c.id == bindparam("id", type_=searches.c.id.type)
+    return CompiledStatement(
+        select(searches).where(
+            by_id, searches.c.owner == bindparam("owner", type_=String), searches.c.expires_at > now
+        )
     )
-    row = connection.execute(statement).one_or_none()
-    return None if row is None else sql.record(Search, row, **phones.opened(row, "searches", _PHONES))

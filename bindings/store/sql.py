@@ -12,7 +12,21 @@ from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Interval, and_, func, literal, literal_column, tuple_, union_all
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    Integer,
+    Interval,
+    and_,
+    any_,
+    bindparam,
+    func,
+    literal,
+    literal_column,
+    select,
+    tuple_,
+    union_all,
+)
 
 from bindings.store.column_types import Instant
 
@@ -76,6 +90,19 @@ def equals_literal(column: ColumnElement[Any], value: StrEnum) -> ColumnElement[
     So a partial index over that value also serves if the server plans without values.
     """
     return column == literal_column(f"'{value}'")
+
+
+def literal_number(number: int) -> ColumnElement[int]:
+    """Return a number that is part of the statement, such as a LIMIT that a plan without values should know."""
+    return literal_column(str(number), Integer)
+
+
+def is_in_list(column: ColumnElement[Any], name: str, *, postgres: bool) -> ColumnElement[bool]:
+    """Return the condition that a column has one of the values of the parameter :name, a list of any length."""
+    if postgres:
+        return column == any_(bindparam(name, type_=ARRAY(column.type)))
+    values = func.json_each(bindparam(name, type_=JSON)).table_valued("value")
+    return column.in_(select(values.c.value))
 
 
 def earlier(instant: ColumnElement[datetime], span: timedelta, *, postgres: bool) -> ColumnElement[datetime]:

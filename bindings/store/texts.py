@@ -14,6 +14,7 @@ import hashlib
 import json
 import secrets
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import LargeBinary, String, Text, bindparam, case, func, insert, literal, select
@@ -21,8 +22,9 @@ from sqlalchemy import LargeBinary, String, Text, bindparam, case, func, insert,
 from bindings.domain.text import FreeFields, FreeText
 from bindings.sealing.encoding import TEXT_DIGEST as DIGEST
 from bindings.sealing.encoding import canonical
-from bindings.store import replicas
+from bindings.store import replicas, sql
 from bindings.store.column_types import Detail
+from bindings.store.compiled import CompiledStatement
 from bindings.store.schema import texts
 
 if TYPE_CHECKING:
@@ -132,11 +134,16 @@ def with_texts(connection: Connection, events: Sequence[Event]) -> list[Event]:
     positions = {_position(event) for event in events if any(map(_is_digest, event.detail.values()))}
     if not positions:
         return list(events)
-    rows = connection.execute(
-        select(texts.c.event_position, texts.c.name, texts.c.text).where(texts.c.event_position.in_(positions))
-    )
+    rows = _of_events(sql.is_postgres(connection)).fetch_all(connection, {"positions": sorted(positions)})
     stored = {(row.event_position, row.name): row.text for row in rows}
     return [_with_texts(event, stored) if _position(event) in positions else event for event in events]
+
+
+@cache
+def _of_events(postgres: bool) -> CompiledStatement:
+    """Build the statement for the texts of the events at :positions."""
+    of_events = sql.is_in_list(texts.c.event_position, "positions", postgres=postgres)
+    return CompiledStatement(select(texts.c.event_position, texts.c.name, texts.c.text).where(of_events))
 
 
 def _with_texts(event: Event, stored: dict[tuple[int, str], str]) -> Event:

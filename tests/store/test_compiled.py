@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -12,11 +12,12 @@ import psycopg
 import pytest
 import sqlalchemy
 from psycopg.pq import TransactionStatus
-from sqlalchemy import BigInteger, Text, bindparam, cast, exc, literal_column, select, text
+from sqlalchemy import BigInteger, Text, bindparam, cast, event, exc, literal_column, select, text
+from uuid_utils.compat import uuid7
 
 from bindings.domain.binding import Binding, Mode, State
 from bindings.domain.phone import Phone
-from bindings.errors import Busy
+from bindings.errors import Busy, PhoneInUse
 from bindings.service import BindingService
 from bindings.store import prepared
 from bindings.store.bindings import FIELDS, to_binding
@@ -24,6 +25,7 @@ from bindings.store.compiled import CompiledStatement
 from bindings.store.database import Database
 from bindings.store.queries import Lookups, lookup
 from bindings.store.schema import bindings
+from bindings.validation.fields import position_after
 from tests.faults.proxy import CommitProxy
 from tests.service.harness import APP, KEY, SECRET
 from tests.service.phone_keys import phone_keys
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from tests.service.harness import ServiceHarness
 
 PHONE_A, PHONE_B = "9188067701", "9188067799"
+SECOND_PAGE = position_after(datetime(2100, 1, 1, tzinfo=UTC), str(uuid7()))
 
 
 @pytest.fixture
@@ -83,6 +86,44 @@ def test_compiled_lookups_return_what_sqlalchemy_returns(harness: ServiceHarness
 
 def _by_sqlalchemy(statement: CompiledStatement, connection: Connection, values: Any) -> Any:
     return connection.execute(statement._statement, values).all()
+
+
+def about_a_number(service: BindingService, number: Phone, party: Phone, actor: str | None) -> list[Any]:
+    """Return what the pages about a number read."""
+    investigation, now = service.investigation, service.runtime.database.clock()
+    times = (now, now - timedelta(days=1), now + timedelta(days=9))
+    page = investigation.number_history(number, actor=actor)
+    return [
+        page,
+        investigation.number_history(number, actor=actor, cursor=SECOND_PAGE),
+        investigation.count_number(number, actor=actor),
+        investigation.holds_of(number, actor=actor),
+        investigation.refusals_of(number, actor=actor),
+        investigation.reveals_of(page.data),
+        *(investigation.number_at(number, at=at, actor=actor) for at in times),
+        *(investigation.number_at(number, at=at, party=party, actor=actor) for at in times),
+        [service.get(binding.id) for binding in page.data],
+    ]
+
+
+@pytest.mark.parametrize("actor", [None, "test", "another"])
+def test_pages_about_a_number_run_compiled_statements_with_the_results_of_sqlalchemy(
+    harness: ServiceHarness, actor: str | None
+) -> None:
+    service, reader = harness.service, harness.service.runtime.database._reader
+    binding = harness.bind(PHONE_A, PHONE_B, reference="order 1")
+    with pytest.raises(PhoneInUse):
+        harness.bind(PHONE_A, "9188067798")
+    service.reveal([binding.id], reason="complaint", what="test")
+    numbers = [Phone(str(binding.middle_number_a)), Phone(PHONE_A), Phone("9188067797")]
+    built: list[str] = []
+    event.listen(reader, "before_cursor_execute", lambda *sent: built.append(sent[2]))
+    compiled = [about_a_number(service, number, Phone(PHONE_B), actor) for number in numbers]
+    assert built == []
+    with mock.patch.object(CompiledStatement, "fetch_all", _by_sqlalchemy):
+        by_sqlalchemy = [about_a_number(service, number, Phone(PHONE_B), actor) for number in numbers]
+    assert compiled == by_sqlalchemy
+    assert [bool(results[0].data) for results in compiled] == [actor != "another"] * 2 + [False]
 
 
 def test_lookup_after_a_lost_connection_is_retried(service: BindingService, database_kind: str) -> None:

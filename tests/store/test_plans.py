@@ -579,12 +579,13 @@ def _compiled(service: BindingService, call: Callable[[BindingService], object])
 
 def _ways_of_generic_plan(session: psycopg.Connection[Any], sql: str, values: Any) -> set[str]:
     """Return how the server's generic plan reaches the bindings."""
+    session.execute("DEALLOCATE ALL", prepare=False)  # some calls run the same statement
     session.execute(sql, values)
     order = dict.fromkeys(re.findall(r"%\((\w+)\)s", sql))  # each name is one parameter, also if it is used twice
     arguments = ", ".join(Literal(values[name]).as_string(session) for name in order)
-    names = "SELECT name FROM pg_prepared_statements ORDER BY prepare_time DESC LIMIT 1"
-    (name,) = session.execute(names, prepare=False).fetchone() or ("",)
-    explain = f"EXPLAIN (FORMAT JSON) EXECUTE {name}({arguments})".encode()
+    in_brackets = f"({arguments})" if arguments else ""
+    ((name,),) = session.execute("SELECT name FROM pg_prepared_statements", prepare=False).fetchall()
+    explain = f"EXPLAIN (FORMAT JSON) EXECUTE {name}{in_brackets}".encode()
     ((plan,),) = session.execute(explain, prepare=False).fetchall()
     return set(_postgres_ways(plan[0]["Plan"], "bindings"))
 
