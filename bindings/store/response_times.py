@@ -6,18 +6,20 @@ its cost does not depend on the number of binds in the period.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Float, and_, case, func, null, select, true, union_all
+from sqlalchemy import Float, String, and_, bindparam, case, func, null, select, true, union_all
 
 from bindings.store import sql
+from bindings.store.column_types import Instant
 from bindings.store.schema import bindings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Connection
+    from sqlalchemy import ColumnElement, Connection, Select
 
 _READ = ("requested_at", "sent_at", "answered_at", "settle_by", "app_id", "pool_number")
 
@@ -42,26 +44,37 @@ def sample(
     pool_number: str | None,
 ) -> list[SampledBind]:
     """Return the newest `limit` binds that were requested before each instant, and not before `since`."""
-    column = bindings.c
+    named = {"app_id": app_id, "pool_number": pool_number}
+    names = tuple(name for name, value in named.items() if value is not None)
+    statement = _sample(sql.is_postgres(connection), len(before), limit, names)
+    instants = {f"before_{index}": instant for index, instant in enumerate(before)}
+    rows = connection.execute(statement, {"since": since} | instants | named).all()
+    return [SampledBind(bool(matches), seconds) for matches, seconds in rows]
+
+
+@cache
+def _sample(postgres: bool, instants: int, limit: int, names: tuple[str, ...]) -> Select[*tuple[Any, ...]]:
+    """Build the statement; `names` are those of the columns that must have a value."""
+    column, most = bindings.c, sql.literal_number(limit)
     newest = (
         select(
             select(*(column[name] for name in _READ))
-            .where(column.requested_at >= since, column.requested_at < at)
+            .where(
+                column.requested_at >= bindparam("since", type_=Instant),
+                column.requested_at < bindparam(f"before_{index}", type_=Instant),
+            )
             .order_by(column.requested_at.desc(), column.id.desc())
-            .limit(limit)
+            .limit(most)
             .subquery()
         )
-        for at in before
+        for index in range(instants)
     )
     binds = union_all(*newest).subquery("binds").c
     # Of an adopted binding `answered_at`, after `settle_by`, is when a scan saw it.
     is_answered = and_(binds.sent_at.is_not(None), binds.answered_at < binds.settle_by)
-    postgres = sql.is_postgres(connection)
     seconds = _seconds(binds.answered_at, postgres=postgres) - _seconds(binds.sent_at, postgres=postgres)
-    named = ((binds.app_id, app_id), (binds.pool_number, pool_number))
-    matches = and_(true(), *(column == value for column, value in named if value is not None))
-    statement = select(matches, case((is_answered, seconds), else_=null()))
-    return [SampledBind(bool(matches), seconds) for matches, seconds in connection.execute(statement)]
+    matches = and_(true(), *(binds[name] == bindparam(name, type_=String) for name in names))
+    return select(matches, case((is_answered, seconds), else_=null()))
 
 
 def _seconds(column: ColumnElement[datetime], *, postgres: bool) -> ColumnElement[float]:
