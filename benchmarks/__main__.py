@@ -27,6 +27,7 @@ import psycopg
 from benchmarks import (
     bind,
     burst,
+    by_hand,
     churn,
     comparisons,
     cpu_cost,
@@ -87,6 +88,7 @@ MEASURES = {
     "lookup-sqlite": Measure(lookup.sqlite, ("P2",)),
     "growth": Measure(growth.measure, ("P3", "P9")),
     "bind": Measure(bind.measure, ("P4",)),
+    "by_hand": Measure(by_hand.measure, ("P4b", "P4c")),
     "sweep": Measure(sweep.measure, ("P5", "P17")),
     "burst": Measure(burst.measure, ("P5",)),
     "lag": Measure(lag.measure, ("P6",)),

@@ -69,7 +69,11 @@ def test_quick_run_without_a_server_measures_sqlite_targets(tmp_path: Path) -> N
         ),
         pytest.param("churn,updates,P16", {"churn": 10, "updates": 8, "P16": 1}, marks=pytest.mark.soak),
         pytest.param("retention,P10,P11", {"locks": 5, "P10": 2, "P11": 4}, marks=pytest.mark.soak),
-        pytest.param("P4,cost,space,P13", {"P4": 4, "cost": 3, "space": 4, "P13": 2}, marks=pytest.mark.soak),
+        pytest.param(
+            "P4,P4b,cost,space,P13",
+            {"P4": 4, "P4b": 1, "P4c": 1, "cost": 3, "space": 4, "P13": 2},
+            marks=pytest.mark.soak,
+        ),
         pytest.param("scale", {"scale": 7}, marks=pytest.mark.soak),
         pytest.param("P7,P14,P22", {"P7": 4, "P8": 1, "P14": 14, "P22": 2}, marks=pytest.mark.soak),
     ],
