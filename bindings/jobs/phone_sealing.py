@@ -171,7 +171,8 @@ def _convert(
         for table in remaining:
             after = None
             while True:
-                count, after = _convert_batch(runtime, table, numbers, after)
+                left = total - sum(converted.values())
+                count, after = _convert_batch(runtime, table, numbers, after, left)
                 converted[table] += count
                 if on_progress is not None:
                     on_progress(sum(converted.values()), total)
@@ -179,6 +180,8 @@ def _convert(
                     break
         complete = database.write(lambda tx: store.finish(tx, runtime.caller))
         remaining = database.read(store.remaining, numbers)
+        left = sum(remaining.values())
+        database.write(lambda tx: store.record_left(tx, left, runtime.replica))
     current = database.read(store.status)
     return SealingResult(
         index_key=numbers.index or 0,
@@ -191,9 +194,14 @@ def _convert(
     )
 
 
-def _convert_batch(runtime: Runtime, table: str, numbers: KeyNumbers, after: str | None) -> tuple[int, str | None]:
+def _convert_batch(
+    runtime: Runtime, table: str, numbers: KeyNumbers, after: str | None, left: int
+) -> tuple[int, str | None]:
+    """Convert a batch of a table and record how many of the `left` rows of all tables are then left."""
+
     def work(tx: Transaction) -> tuple[int, str | None]:
         result = store.convert_batch(tx, table, numbers, after, runtime.caller)
+        store.record_left(tx, max(0, left - result[0]), runtime.replica)
         hit("phones.batch_in_transaction")
         return result
 

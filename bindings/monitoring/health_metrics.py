@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bindings.domain.binding import State
-from bindings.store import deliveries, holds, job_runs, pools, queries, seals
+from bindings.store import deliveries, holds, job_runs, phone_sealing, pools, queries, seals
 from bindings.store.deliveries import DeliveryState
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ class HealthMetrics:
     `open_circuits` are the calls that the provider refuses to this process. `pool_use` is the used share of the
     capacity of the fullest pool; None if no pool's capacity is known. `reconcile_s` is how long the newest
     reconciliation on a timer took, or how long ago it began if it has not finished. `seal_age_s` is the age of the
-    oldest event after the last seal; 0 if there is none, and if nothing is sealed.
+    oldest event after the last seal; 0 if there is none, and if nothing is sealed. `phones_to_convert` are
+    the rows that an encryption of phones, or a rotation of its keys, has left to convert.
     """
 
     doubts: int
@@ -55,6 +56,7 @@ class HealthMetrics:
     deliveries_pending: int
     deliveries_dead: int
     seal_age_s: float
+    phones_to_convert: int
 
 
 def oldest_opening(doubts: Sequence[Binding]) -> datetime | None:
@@ -107,4 +109,5 @@ def health_metrics(runtime: Runtime) -> HealthMetrics:
         deliveries_pending=backlog[DeliveryState.PENDING],
         deliveries_dead=backlog[DeliveryState.DEAD],
         seal_age_s=seconds_since(database.read(seals.oldest_unsealed)),
+        phones_to_convert=database.read(phone_sealing.left_to_convert),
     )

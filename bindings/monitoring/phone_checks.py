@@ -24,7 +24,9 @@ def of_phones(database: Database) -> Check:
     else:
         observed = f"phones are encrypted with {status.numbers.description}"
         if status.sealed_at is None:
+            left = database.read(phone_sealing.left_to_convert)
             observed += ", and rows from before are not all converted yet"
+            observed += f" ({left} left, as last counted)" if left else ""
     try:
         account.require_phone_keys(database)
     except InvalidRequest as refused:

@@ -76,6 +76,20 @@ def record_heartbeat(tx: Transaction, job: str, replica: str) -> None:
     )
 
 
+def record_progress(tx: Transaction, job: str, replica: str, counts: dict[str, Any], *, finished: bool) -> None:
+    """Record how far a job has come that a person runs; such a job has one row, slot 0."""
+    now = tx.instant()
+    changed = {"finished_at": now if finished else None, "replica": replica, "counts": counts}
+    statement = tx.dialect.insert(passes).values(task=job, slot=0, started_at=now, **changed)
+    tx.connection.execute(statement.on_conflict_do_update(index_elements=["task", "slot"], set_=changed))
+
+
+def progress(connection: Connection, job: str) -> dict[str, Any]:
+    """Return the counts of the last `record_progress` of a job; empty without one."""
+    recorded = select(passes.c.counts).where(passes.c.task == job, passes.c.slot == 0)
+    return connection.execute(recorded).scalar() or {}
+
+
 def last_started(connection: Connection, job: str) -> datetime | None:
     """Return when any replica last started the job, or None if no run is recorded."""
     newest = select(passes.c.started_at).where(passes.c.task == job).order_by(passes.c.slot.desc()).limit(1)

@@ -16,7 +16,7 @@ from sqlalchemy import String, and_, bindparam, case, delete, func, or_, select,
 
 from bindings.domain.acts import Act
 from bindings.store import account as account_rows
-from bindings.store import events, phones, replicas, schema_version
+from bindings.store import events, job_runs, phones, replicas, schema_version
 from bindings.store import holds as hold_rows
 from bindings.store.phone_keys import BLIND, KeyNumbers, blind_prefix
 from bindings.store.reserve import request_digest
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from bindings.store.phone_keys import PhoneKeys
 
 BATCH = 500
+JOB = "phones"  # its row in `passes`, which has how far the conversion is
 TABLES = {
     "bindings": ("phone_a", "phone_b"),
     "refusals": ("phone_a", "phone_b"),
@@ -138,6 +139,22 @@ def remaining(connection: Connection, numbers: KeyNumbers) -> dict[str, int]:
         ).scalar_one()
         for name in TABLES
     }
+
+
+def record_left(tx: Transaction, rows: int, replica: str) -> None:
+    """Record how many rows are left to convert, for `left_to_convert`."""
+    job_runs.record_progress(tx, JOB, replica, {"left": rows}, finished=rows == 0)
+
+
+def left_to_convert(connection: Connection) -> int:
+    """Return how many rows were left to convert when the conversion last recorded it; reads no row of them.
+
+    0 if none is to be converted, and until a conversion has recorded it.
+    """
+    current = status(connection)
+    if current.numbers.index is None or current.sealed_at is not None:
+        return 0
+    return int(job_runs.progress(connection, JOB).get("left", 0))
 
 
 def counts(connection: Connection, keys: Sequence[str]) -> dict[str, PhoneCount]:

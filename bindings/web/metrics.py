@@ -260,6 +260,10 @@ class _Gauges:
         self._seal_age = gauge(
             "seal_age_seconds", "Age of the oldest event that is not sealed; 0 if there is none"
         )
+        self._phones_to_convert = gauge(
+            "phones_to_convert",
+            "Rows whose phones are in digits or under an older key while they are encrypted or a key is rotated",
+        )
         self._age = gauge("pass_age_seconds", "Seconds since a job last finished in this process", "task")
         self._progress_age = gauge(
             "pass_progress_age_seconds", "Seconds since a job last completed a page, a batch or a run", "task"
@@ -294,6 +298,7 @@ class _Gauges:
         self._waiting.set(values.deliveries_pending)
         self._dead.set(values.deliveries_dead)
         self._seal_age.set(values.seal_age_s)
+        self._phones_to_convert.set(values.phones_to_convert)
 
     def mark_database_down(self) -> None:
         """Note that the database did not answer; its other gauges keep their last values."""

@@ -921,6 +921,7 @@ PHONES = (
     "phones are stored in digits",
     "phones are encrypted with {}",
     ", and rows from before are not all converted yet",
+    " ({} left, as last counted)",
     "; processes that lack the keys: {}",
     "restart them with the keys of this process; one that has stopped counts for three minutes",
     "set {} for every process: `bindings phones new-keys FILE` makes the keys",

@@ -20,6 +20,7 @@ from bindings.clock import HostClock
 from bindings.domain.phone import Phone
 from bindings.jobs import phone_sealing
 from bindings.monitoring.check import Level
+from bindings.monitoring.health_metrics import health_metrics
 from bindings.monitoring.phone_checks import of_phones
 from bindings.service import BindingService
 from bindings.store import account
@@ -295,7 +296,10 @@ def test_check_says_which_step_is_next(harness: ServiceHarness, tmp_path: Path) 
         (Level.WARN, "phones are stored in digits", "run `bindings phones seal`"),
         (
             Level.WARN,
-            "phones are encrypted with index:1 and data:1, and rows from before are not all converted yet",
+            (
+                "phones are encrypted with index:1 and data:1, and rows from before are not all converted yet"
+                " (6 left, as last counted)"
+            ),
             "run `bindings phones seal`: it goes on with what is left to convert",
         ),
         (
@@ -314,6 +318,36 @@ def test_check_says_which_step_is_next(harness: ServiceHarness, tmp_path: Path) 
             RESTART,
         ),
     ]
+
+
+def test_metric_has_how_many_rows_are_left_to_convert(harness: ServiceHarness, tmp_path: Path) -> None:
+    def left(service: BindingService) -> int:
+        return health_metrics(service.runtime).phones_to_convert
+
+    Content(harness)
+    sealing = ring_of(harness, tmp_path)
+    seen = [left(sealing)]
+    for times in (1, 2):
+        stop_at("phones.after_batch", times)
+        with pytest.raises(Stopped):
+            phone_sealing.seal(sealing.runtime)
+        failpoints.install(None)
+        seen.append(left(sealing))
+    stop_at("phones.batch_in_transaction", 1)
+    with pytest.raises(Stopped):
+        phone_sealing.seal(sealing.runtime)
+    failpoints.install(None)
+    seen.append(left(sealing))  # a batch that is not committed is not counted
+    assert phone_sealing.seal(sealing.runtime).complete
+    seen.append(left(sealing))
+    newer = ring_of(harness, tmp_path, data=(1, 2))
+    stop_at("phones.after_batch", 1)
+    with pytest.raises(Stopped):
+        phone_sealing.rotate(newer.runtime)
+    failpoints.install(None)
+    seen.append(left(newer))
+    assert phone_sealing.seal(newer.runtime).complete
+    assert [*seen, left(newer)] == [0, 6, 4, 4, 0, 6, 0]
 
 
 class Stopped(BaseException):
