@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import sqlite3
-from base64 import b64encode
-from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
 from sqlalchemy import delete, insert, select, text, update
 from uuid_utils import uuid7
@@ -27,14 +21,16 @@ from bindings.store import account
 from bindings.store import phone_sealing as store
 from bindings.store import refusals as refusal_rows
 from bindings.store import replicas as replica_rows
-from bindings.store.schema import HEAD, SEALED_PHONES, bindings, holds, metadata, refusals, replicas
+from bindings.store.schema import HEAD, SEALED_PHONES, bindings, holds, refusals, replicas
 from bindings.store.sessions import Search
 from bindings.validation import requests as validation
 from tests.service.harness import APP, POOL, A, B, C, D, E, F, G, H
 from tests.service.phone_keys import phone_keys, write_ring
+from tests.service.phone_traces import dump_of, traces_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.service.harness import ServiceHarness
 
@@ -486,31 +482,6 @@ def test_process_that_was_silent_is_checked_before_its_next_use(harness: Service
                 silent.lookup(phone=A)
 
 
-def dump_of(harness: ServiceHarness) -> bytes:
-    """Return every byte of the SQLite file after VACUUM, or every row of the PostgreSQL database as text."""
-    if harness.url.startswith("sqlite"):
-        with closing(sqlite3.connect(harness.url.removeprefix("sqlite:///"))) as connection:
-            connection.execute("VACUUM")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return Path(harness.url.removeprefix("sqlite:///")).read_bytes()
-    rows = bytearray()
-    with psycopg.connect(harness.url) as session:
-        for table in metadata.tables:
-            with session.cursor().copy(f"COPY (SELECT * FROM {table}) TO STDOUT") as copy:
-                rows += b"".join(bytes(block) for block in copy)
-    return bytes(rows)
-
-
-def traces_of(digits: str) -> Iterator[bytes]:
-    """Yield the forms in which a phone might be left behind; none is so short that a random id may have it."""
-    number = digits.encode()
-    yield from (number, number[::-1], number[2:], number[:-2], number[-10:], b64encode(number).rstrip(b"="))
-    for name in ("sha256", "sha1", "md5", "blake2b"):
-        for text_of_lock in (number, f"bindings:default:{digits}".encode()):
-            digest = hashlib.new(name, text_of_lock).digest()
-            yield from (digest[:8], digest.hex().encode()[:16], b64encode(digest)[:12])
-
-
 def test_dump_of_an_encrypted_database_has_no_trace_of_a_thousand_phones(
     harness: ServiceHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -524,13 +495,13 @@ def test_dump_of_an_encrypted_database_has_no_trace_of_a_thousand_phones(
     refused = [row | {"id": str(uuid7()), "phone_a": a, "phone_b": b} for a, b in pairs[40:]]
     harness.database.write(lambda tx: tx.connection.execute(insert(refusals), refused))
     phones = [phone for pair in pairs for phone in pair] + [A, B, C, D, E, F, G, H]
-    dump = dump_of(harness)
+    dump = dump_of(harness.url)
     assert all(phone.encode() in dump for phone in phones)  # the search finds what is there
     sealing = ring_of(harness, tmp_path)
     assert phone_sealing.seal(sealing.runtime).complete
     assert sealing.search(phone=pairs[7][0]).data[0].phone_b.digits == pairs[7][1]
-    dump = dump_of(harness)
+    dump = dump_of(harness.url)
     assert len(phones) > 1_000
-    assert [digits for digits in phones for trace in traces_of(digits) if trace in dump] == []
+    assert traces_in(dump, phones) == set()
     assert len(fingerprints) > len(pairs[:40])
     assert not any(fingerprint.encode() in dump for fingerprint in fingerprints)
