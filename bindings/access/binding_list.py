@@ -89,9 +89,13 @@ class BindingList:
         """Return how many bindings were requested in [since, until)."""
         return self._database.read(binding_list.count_requested, since=since, until=until)
 
-    def export(self, filters: SearchFilters, *, order: Order) -> Generator[RecordColumns, None, None]:
+    def export(
+        self, filters: SearchFilters, *, order: Order, file_format: str
+    ) -> Generator[RecordColumns, None, None]:
         """Stream every binding that matches, in this order, in batches and memory that does not grow.
 
-        `LineEncoder.lines` takes each batch.
+        `LineEncoder.lines` takes each batch, if it encodes the `file_format`.
         """
-        yield from self._database.stream(binding_list.export, filters, self._database.now, order=order)
+        yield from self._database.stream(
+            binding_list.export, filters, self._database.now, order=order, file_format=file_format
+        )

@@ -98,7 +98,7 @@ def bindings(
         )
         with _record_export(service, "bindings", period, chosen_format, reveal_reason) as written:
             requested = SearchFilters(requested_from=period[0], requested_to=period[1])
-            batches_of_rows = service.binding_list.export(requested, order=Order.OLDEST)
+            batches_of_rows = service.binding_list.export(requested, order=Order.OLDEST, file_format=chosen_format)
             lines = partial(encoder.lines, revealed=revealed)
             _write(batches_of_rows, lines, path, written, header=encoder.header, noun="bindings", total=total)
 

@@ -27,7 +27,7 @@ from bindings.domain.serialization import instant, to_plain
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    Column: TypeAlias = Sequence[Any] | PhoneColumn
+    Column: TypeAlias = Sequence[Any] | PhoneColumn | "FinishedCells"
 
 FORMATS = ("csv", "ndjson")
 UTF8_MARK = "\ufeff"  # without it Excel takes the file for the encoding of its own country
@@ -49,7 +49,8 @@ _UTC = "+00:00"
 class RecordColumns:
     """A batch of records by column; its length is the number of records.
 
-    A column is a sequence of plain values, with instants as their texts; phones are a `PhoneColumn`.
+    A column is a sequence of plain values, with instants as their texts; phones are a `PhoneColumn`. Columns that
+    the database has written for one format are `FinishedCells`, by the name of the first of them.
     """
 
     by_name: Mapping[str, Any]
@@ -57,6 +58,16 @@ class RecordColumns:
 
     def __len__(self) -> int:
         return self.row_count
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FinishedCells:
+    """The cells of consecutive columns for one format: in each text those of a row, with what separates them.
+
+    None of them needs quotes in CSV.
+    """
+
+    texts: Sequence[str]
 
 
 class LineEncoder:
@@ -68,20 +79,21 @@ class LineEncoder:
     def __init__(self, names: Sequence[str], file_format: str) -> None:
         self._names = names
         self._encode = _csv_lines if file_format == "csv" else _json_lines
-        titles = [(name,) for name in names]
-        self.header = UTF8_MARK + _csv_lines(names, titles, [False]) if file_format == "csv" else ""
+        self.header = (
+            UTF8_MARK + _csv_lines({name: (name,) for name in names}, [False]) if file_format == "csv" else ""
+        )
 
     def lines(self, records: Sequence[Any] | RecordColumns, *, revealed: bool | Sequence[bool] = False) -> str:
         """Return the lines of some records; `revealed` says whether phones are in full, in all or in each."""
         if not records:
             return ""
         in_full = [revealed] * len(records) if isinstance(revealed, bool) else revealed
-        return self._encode(self._names, self._columns(records), in_full)
-
-    def _columns(self, records: Sequence[Any] | RecordColumns) -> Iterable[Column]:
         if isinstance(records, RecordColumns):
-            return [records.by_name[name] for name in self._names]
-        return zip(*map(_reader(self._names, records[0]), records), strict=True)
+            columns = {name: records.by_name[name] for name in self._names if name in records.by_name}
+        else:
+            values = zip(*map(_reader(self._names, records[0]), records), strict=True)
+            columns = dict(zip(self._names, values, strict=True))
+        return self._encode(columns, in_full)
 
 
 def json_lines(records: Iterable[Mapping[str, Any]]) -> str:
@@ -97,15 +109,22 @@ def _reader(names: Sequence[str], record: Any) -> Callable[[Any], tuple[Any, ...
     return lambda record: (read_one(record),)
 
 
-def _csv_lines(names: Sequence[str], columns: Iterable[Column], in_full: Sequence[bool]) -> str:
-    cells = [_csv_column(name, column, in_full) for name, column in zip(names, columns, strict=True)]
+def _csv_lines(columns: Mapping[str, Column], in_full: Sequence[bool]) -> str:
+    cells = [_csv_column(name, column, in_full) for name, column in columns.items()]
     rows = list(zip(*cells, strict=True))
     text = "\n".join([*map(",".join, rows), ""])
-    if len(names) > 1 and not _needs_quotes(text, len(rows), len(names)):
+    finished = [place for place, column in enumerate(columns.values()) if isinstance(column, FinishedCells)]
+    cell_count = len(rows[0]) + sum(rows[0][place].count(",") for place in finished)
+    if cell_count > 1 and not _needs_quotes(text, len(rows), cell_count):
         return text
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(rows)
+    csv.writer(out, lineterminator="\n").writerows(_split(row, finished) for row in rows)
     return out.getvalue()
+
+
+def _split(row: Sequence[str], finished: Sequence[int]) -> Iterable[str]:
+    """Return the cells of a row, of which those at the places `finished` may be several."""
+    return chain.from_iterable(text.split(",") if place in finished else (text,) for place, text in enumerate(row))
 
 
 def _needs_quotes(text: str, row_count: int, column_count: int) -> bool:
@@ -115,17 +134,20 @@ def _needs_quotes(text: str, row_count: int, column_count: int) -> bool:
     return text.count(",") != row_count * (column_count - 1) or text.count("\n") != row_count
 
 
-def _json_lines(names: Sequence[str], columns: Iterable[Column], in_full: Sequence[bool]) -> str:
+def _json_lines(columns: Mapping[str, Column], in_full: Sequence[bool]) -> str:
     parts: list[Iterable[str]] = []
-    for name, column in zip(names, columns, strict=True):
+    for name, column in columns.items():
         parts += repeat(f"{', ' if parts else '{'}{json.dumps(name)}: "), _json_column(column, in_full)
     return "".join(chain.from_iterable(zip(*parts, repeat("}\n"), strict=False)))
 
 
-def _csv_column(name: str, column: Column, in_full: Sequence[bool]) -> list[str]:
+def _csv_column(name: str, column: Column, in_full: Sequence[bool]) -> Sequence[str]:
     """Return the cells of a column."""
+    if isinstance(column, FinishedCells):
+        return column.texts
     if isinstance(column, PhoneColumn):
-        return _text_cells(name, column.texts(revealed=in_full), _text_cell)
+        texts = column.texts(revealed=in_full)
+        return _text_cells(name, texts, _text_cell) if any(in_full) else texts  # masked ones are read as text
     kind = _kind(column)
     if kind in _CONVERTERS:
         return _once_if_equal(column, lambda values: _with("", _CONVERTERS[kind](values)))
@@ -136,8 +158,10 @@ def _csv_column(name: str, column: Column, in_full: Sequence[bool]) -> list[str]
     return [_csv_cell(name, value) for value in _plain(column, in_full)]
 
 
-def _json_column(column: Column, in_full: Sequence[bool]) -> list[str]:
+def _json_column(column: Column, in_full: Sequence[bool]) -> Sequence[str]:
     """Return the JSON texts of a column."""
+    if isinstance(column, FinishedCells):
+        return column.texts
     if isinstance(column, PhoneColumn):
         return list(map(encode_basestring_ascii, column.texts(revealed=in_full)))
     kind = _kind(column)

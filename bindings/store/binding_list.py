@@ -115,16 +115,24 @@ def position_of(binding: Binding, order: Order) -> Position:
 
 
 def export(
-    connection: Connection, filters: SearchFilters, now: ColumnElement[datetime], *, order: Order
+    connection: Connection,
+    filters: SearchFilters,
+    now: ColumnElement[datetime],
+    *,
+    order: Order,
+    file_format: str,
 ) -> Iterator[RecordColumns]:
-    """Yield every binding that matches, in this order, in batches: memory stays constant."""
-    columns = stored_columns(postgres=sql.is_postgres(connection))
+    """Yield every binding that matches, in this order, in batches: memory stays constant.
+
+    The batches are for lines of the `file_format`.
+    """
+    columns = stored_columns(postgres=sql.is_postgres(connection), file_format=file_format)
     matching = conditions(connection.dialect, filters, now)
-    statement = select(*columns).where(*matching).order_by(*_order_by(bindings.c, order))
+    statement = select(*columns.values()).where(*matching).order_by(*_order_by(bindings.c, order))
     keys = keys_of(connection.dialect)
     with connection.execute(statement) as result:  # also closed if the caller stops early
         for rows in result.partitions(BATCH):
-            yield to_record_columns(rows, keys)
+            yield to_record_columns(rows, columns, keys)
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,8 +84,10 @@ def test_failed_export_keeps_the_old_file_and_leaves_no_other(
 
     whole = BindingList.export
 
-    def broken(bindings: BindingList, filters: SearchFilters, *, order: Order) -> Iterator[RecordColumns]:
-        yield from whole(bindings, filters, order=order)
+    def broken(
+        bindings: BindingList, filters: SearchFilters, *, order: Order, file_format: str
+    ) -> Iterator[RecordColumns]:
+        yield from whole(bindings, filters, order=order, file_format=file_format)
         raise RuntimeError("9188067701")
 
     monkeypatch.setattr(BindingList, "export", broken)
@@ -207,9 +209,11 @@ def test_export_holds_two_batches_at_a_time(shell: Shell, monkeypatch: pytest.Mo
     shell.bind()
     whole, alive, most = BindingList.export, WeakSet[Batch](), 0
 
-    def many(bindings: BindingList, filters: SearchFilters, *, order: Order) -> Iterator[RecordColumns]:
+    def many(
+        bindings: BindingList, filters: SearchFilters, *, order: Order, file_format: str
+    ) -> Iterator[RecordColumns]:
         nonlocal most
-        [batch] = whole(bindings, filters, order=order)
+        [batch] = whole(bindings, filters, order=order, file_format=file_format)
         for _ in range(50):
             alive.add(copy := Batch(batch.by_name, len(batch)))
             most = max(most, len(alive))

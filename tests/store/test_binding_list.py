@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import insert
 from uuid_utils.compat import uuid7
 
@@ -152,7 +155,7 @@ def test_pages_have_every_matching_binding_once_in_order(
             expected = in_order(matching, order)
             listed = [each.id for page in pages(database, filters, order, size=20) for each in page.data]
             assert listed == expected, (name, order)
-            batches = BindingList(database).export(filters, order=order)
+            batches = BindingList(database).export(filters, order=order, file_format="csv")
             exported = [binding_id for batch in batches for binding_id in batch.by_name["id"]]
             assert exported == expected, (name, order)
 
@@ -178,6 +181,7 @@ ODD_ROWS: list[dict[str, Any]] = [
     {"sent_at": NOON.replace(microsecond=120)},
     {"phone_a": f"{ERASED_MARK}22", "phone_b": "12345"},
     {"middle_number_a": None, "middle_number_b": "10000000001", "bind_id": "-1", "provider_status": "-52"},
+    *({"sent_at": NOON.replace(microsecond=fraction)} for fraction in (1, 123_450, 900_000, 999_999)),
 ]
 
 
@@ -192,10 +196,57 @@ def test_exported_columns_have_the_lines_of_the_bindings(
     inserted = [insert(bindings).values(row(ROWS + number, rng) | odd) for number, odd in enumerate(ODD_ROWS)]
     database.write(lambda tx: [tx.connection.execute(statement) for statement in inserted])
     encoder = LineEncoder(field_names(Binding), file_format)
-    batches = list(BindingList(database).export(SearchFilters(), order=Order.OLDEST))
+    exported = BindingList(database).export(SearchFilters(), order=Order.OLDEST, file_format=file_format)
+    batches = list(exported)
     assert {len(each) for each in batches[:-1]} <= {batch}
     lines = [encoder.lines(each, revealed=revealed) for each in batches]
     assert "".join(lines) == encoder.lines(every_binding(database), revealed=revealed)
+
+
+INSTANTS = st.datetimes(timezones=st.just(UTC)) | st.integers(0, 2**33).map(
+    lambda seconds: datetime.fromtimestamp(seconds, UTC)
+)
+TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12) | st.text(
+    alphabet="=+-@;,\t\n\r \"'0123456789.:/eE\uff1d\u8ba2\x7f", max_size=8
+)
+UNUSED = itertools.count(2 * ROWS)  # numbers of rows and pools: no example may delete the rows of another
+WRITTEN = st.fixed_dictionaries(
+    {"requested_at": INSTANTS, "held_until": st.just(LAST_INSTANT)},
+    optional={
+        "sent_at": st.none() | INSTANTS,
+        "answered_at": st.none() | INSTANTS,
+        "unbind_requested_at": st.none() | INSTANTS,
+        "reference": st.none() | TEXTS,
+        "reason": st.none() | TEXTS,
+        "request_id": TEXTS,
+        "actor": TEXTS,
+        "provider_status": st.sampled_from([None, "-41", "=1", "200"]),
+        "phone_a": st.text("0123456789", min_size=1, max_size=9),
+    },
+)
+
+
+@given(st.lists(WRITTEN, min_size=1, max_size=5))
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_lines_of_any_values_are_those_of_the_bindings(database: Database, values: list[dict[str, Any]]) -> None:
+    rng, pool = random.Random(3), str(next(UNUSED))
+    rows = [
+        row(next(UNUSED), rng) | {"pool_number": pool, "idempotency_key": str(uuid7())} | written
+        for written in values
+    ]
+    database.write(lambda tx: [tx.connection.execute(insert(bindings).values(each)) for each in rows])
+    written_bindings = [each for each in every_binding(database) if each.pool_number == pool]
+    assert len(written_bindings) == len(rows)
+    for file_format, revealed in itertools.product(FORMATS, (False, True)):
+        encoder = LineEncoder(field_names(Binding), file_format)
+        filters = SearchFilters(pool_number=pool)
+        batches = BindingList(database).export(filters, order=Order.OLDEST, file_format=file_format)
+        lines = "".join(encoder.lines(batch, revealed=revealed) for batch in batches)
+        assert lines == encoder.lines(written_bindings, revealed=revealed)
 
 
 def test_page_stops_after_so_many_bindings_and_says_where(

@@ -25,7 +25,7 @@ from bindings.validation import requests as validation
 from bindings.web import problems
 from bindings.web.api.requests import REPEATED
 from bindings.web.console import time_zones
-from bindings.web.console.export import stream_export
+from bindings.web.console.export import chosen_format, stream_export
 from bindings.web.console.list_views import FilterValue, filter_values, may_be_phone
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
 
@@ -155,7 +155,7 @@ async def export(request: Request[Any, Any, Any]) -> PageResponse:
                 reason=reason,
                 filters={name: value for name in FIXED_FILTERS if (value := getattr(filters, name)) is not None},
             )
-        return service.binding_list.export(filters, order=view.order)
+        return service.binding_list.export(filters, order=view.order, file_format=chosen_format(context))
 
     return await stream_export(
         context, view="list of bindings", narrowed=to_plain(narrowed), columns=field_names(Binding), read=read

@@ -60,7 +60,7 @@ async def stream_export(
     reason = context.form.get("reason") or None
     if reason is not None and not context.has_permission(Permission.REVEAL):
         raise problems.Forbidden("the role of your key does not see full phone numbers; nothing was exported")
-    file_format, service = context.form.get("format", "csv"), context.service
+    file_format, service = chosen_format(context), context.service
     requests_bindings = context.has_permission(Permission.BIND) and view not in VIEWS_WITHOUT_PHONES
     own_phones = {"phones of own bindings": "in full"} if requests_bindings else {}
     export_id = await context.run_read(
@@ -89,6 +89,11 @@ async def stream_export(
         media_type=MEDIA_TYPES[file_format],
     )
     return context.set_export_cookie(context.add_headers(response), export_id)
+
+
+def chosen_format(context: PageContext) -> str:
+    """Return the format that the form names; `stream_export` refuses one that there is not."""
+    return context.form.get("format", "csv")
 
 
 def _are_own(context: PageContext, batch: Batch) -> list[bool]:
@@ -215,7 +220,7 @@ async def export_period(request: Request[Any, Any, Any]) -> PageResponse:
         if reason is not None:
             service.access_log.record_reveal_of_period(since=since, until=until, reason=reason)
         requested = SearchFilters(requested_from=since, requested_to=until)
-        return service.binding_list.export(requested, order=Order.OLDEST)
+        return service.binding_list.export(requested, order=Order.OLDEST, file_format=chosen_format(context))
 
     columns = field_names(Event if view == "events" else Binding)
     return await stream_export(context, view=view, narrowed=narrowed, columns=columns, read=read)
