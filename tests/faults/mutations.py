@@ -872,7 +872,7 @@ def seed(bug: Bug, folder: Path) -> None:
 
 
 def run(folder: Path, tests: str, *, detected_by: str) -> subprocess.CompletedProcess[str]:
-    """Run the tests of a copy, against the copy."""
+    """Run the tests of a copy, against the copy; raises `TimeoutExpired` if they hang."""
     environment = os.environ | {
         "PYTHONPATH": str(folder),
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -898,7 +898,11 @@ def judge(bug: Bug, source: Path) -> Verdict:
         seed(bug, Path(name))
         output = ""
         for expression in (bug.detected_by, f"not ({bug.detected_by})"):
-            result = run(Path(name), bug.tests, detected_by=expression)
+            try:
+                result = run(Path(name), bug.tests, detected_by=expression)
+            except subprocess.TimeoutExpired:
+                output += f"the tests did not end within {RUN_TIMEOUT_S} s: {expression}"
+                break
             output += result.stdout + result.stderr
             # Exit code 1 means that tests ran and failed; every other one gives no verdict.
             failed = re.search(r"^FAILED \S+::(\S+)", result.stdout, re.MULTILINE)
