@@ -86,7 +86,7 @@ class Measure:
 MEASURES = {
     "lookup": Measure(lookup.postgres, ("P1",)),
     "lookup-sqlite": Measure(lookup.sqlite, ("P2",)),
-    "growth": Measure(growth.measure, ("P3", "P9")),
+    "growth": Measure(growth.measure, ("P3", "P3b", "P9")),
     "bind": Measure(bind.measure, ("P4",)),
     "by_hand": Measure(by_hand.measure, ("P4b", "P4c")),
     "sweep": Measure(sweep.measure, ("P5", "P17")),
