@@ -67,7 +67,7 @@ class Crawl:
     role: str
     hidden_phones: frozenset[str]
     all_phones: frozenset[str]
-    tried: set[tuple[str, ...]]  # forms that a crawl has sent with all wrong values; shared by all roles
+    tried: set[tuple[str, ...]]  # forms that a crawl has sent with wrong values; shared by all roles
     is_thorough: bool  # try every wrong value, not a few
     sees_no_page: bool = False
     headers: dict[str, str] = field(default_factory=dict)  # of calls under /v1
@@ -232,11 +232,11 @@ class Crawl:
             self._forms.popleft()
 
     def _send_all(self, name: tuple[str, ...], form: Form, action: str) -> None:
-        first = self.is_thorough and name not in self.tried
+        is_first = name not in self.tried
         self.tried.add(name)
         self._send_form(form, action, form.fields | {"csrf": "0" * 64})
         self._send_form(form, action, {name: value for name, value in form.fields.items() if name != "csrf"})
-        for fields in self._variants(form, first=first):
+        for fields in self._variants(form, is_first=is_first):
             self._send_form(form, action, fields)
 
     def _send_form(self, form: Form, action: str, fields: dict[str, str]) -> None:
@@ -245,14 +245,17 @@ class Crawl:
         response = self.send(form.method, action, reveals=reveals, headers={"Origin": self.running.url}, **sent)
         self._read(response, action)
 
-    def _variants(self, form: Form, *, first: bool) -> Iterator[dict[str, str]]:
+    def _variants(self, form: Form, *, is_first: bool) -> Iterator[dict[str, str]]:
         """Yield the fields as a user may fill them in: each with wrong values, and then all with right ones.
 
-        The `first` role that gets a form tries all wrong values, the others a few.
+        The first role that gets a form tries more wrong values than the others: what a role may do does not depend
+        on the values of a field.
         """
-        for name in form.inputs:
+        of_first, of_others = (WRONG_VALUES, FEW_WRONG_VALUES) if self.is_thorough else (FEW_WRONG_VALUES, ())
+        wrong_values = of_first if is_first else of_others
+        for name in form.inputs if wrong_values else ():
             yield {other: value for other, value in form.fields.items() if other != name}
-            for value in WRONG_VALUES if first else FEW_WRONG_VALUES:
+            for value in wrong_values:
                 yield form.fields | {name: value}
         filled = form.fields | {name: value for name, value in RIGHT.items() if name in form.inputs}
         for name, value in (*form.choices, *form.buttons):
