@@ -45,8 +45,8 @@ def stored_columns(*, postgres: bool, file_format: str) -> Mapping[str, ColumnEl
     }
     if not postgres:
         return columns
-    others = {name: column for name, column in columns.items() if name not in _INSTANTS}
-    return others | {_FINISHED: _finished_instants(file_format)}
+    without_instants = {name: column for name, column in columns.items() if name not in _INSTANTS}
+    return without_instants | {_FINISHED: _finished_instants(file_format)}
 
 
 def to_record_columns(
