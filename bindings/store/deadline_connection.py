@@ -13,6 +13,7 @@ cancel is not read. Nothing here knows SQLAlchemy; only `engine` uses this.
 
 from __future__ import annotations
 
+import itertools
 import math
 import selectors
 import time
@@ -51,6 +52,8 @@ class DeadlineConnection(psycopg.Connection[Any]):
         self.give_up_at = math.inf
         self.only_reads = False
         self.prepared: dict[Any, bytes] = {}  # names of statements at the server, and the transformer: `prepared`
+        # No number is used again: after an interrupt the server may have a statement that has no entry above.
+        self.statement_numbers = itertools.count()
         self.transformer: Transformer | None = None
         self._process = ProcessMark()
         self._committing = False

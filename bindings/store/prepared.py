@@ -63,7 +63,7 @@ class PreparedStatement:
         types, formats = transformer.types, transformer.formats
         name = connection.prepared.get((self, types))
         if name is None:
-            name = b"bindings_%d" % len(connection.prepared)
+            name = b"bindings_%d" % next(connection.statement_numbers)
             pgconn.send_prepare(name, self._sql, types)
             yield from _result(connection, ExecStatus.COMMAND_OK)
             connection.prepared[self, types] = name

@@ -11,7 +11,7 @@ from unittest import mock
 import psycopg
 import pytest
 import sqlalchemy
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 from sqlalchemy import BigInteger, Text, bindparam, cast, event, exc, literal_column, select, text
 from uuid_utils.compat import uuid7
 
@@ -178,6 +178,27 @@ def test_statement_is_prepared_for_each_combination_of_types_up_to_a_limit(
         "bindings_0",
         "bindings_1",
     ]
+    database.close()
+
+
+@pytest.mark.postgres
+def test_connection_is_usable_after_an_interrupt_between_prepare_and_run(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler may raise anywhere, such as a soft time limit of Celery."""
+    result = prepared._result
+
+    def interrupt_after(connection: Any, expected: ExecStatus) -> Any:
+        yield from result(connection, expected)
+        raise KeyboardInterrupt
+
+    statement = CompiledStatement(select(literal_column("1").label("one")))
+    database = Database(postgres_url)
+    with monkeypatch.context() as patch:
+        patch.setattr(prepared, "_result", interrupt_after)
+        with pytest.raises(KeyboardInterrupt):
+            database.read(statement.fetch_all, {})
+    assert database.read(statement.fetch_all, {}) == [(1,)]
     database.close()
 
 
