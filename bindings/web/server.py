@@ -1,9 +1,9 @@
 """The server process: a listening socket, uvicorn, the scheduler, and a graceful shutdown on SIGTERM.
 
-On SIGTERM no new connection is accepted, readiness turns red, requests that wait for events are answered, jobs end
-after their current page or batch, and requests in flight run to their end: a bind that was sent is settled. A
-second signal ends the process immediately; `recover` finishes the calls that were interrupted, as after a crash.
-What the routes do does not belong here.
+On SIGTERM the connections that have arrived are accepted, within a second, and no more. Readiness turns red,
+requests that wait for events are answered, jobs end after their current page or batch, and requests in flight run
+to their end: a bind that was sent is settled. A second signal ends the process immediately; `recover` finishes the
+calls that were interrupted, as after a crash. What the routes do does not belong here.
 """
 
 from __future__ import annotations
@@ -78,13 +78,13 @@ class Server(uvicorn.Server):
         give_up_at = self._loop.time() + ARRIVED_S
         quiet_rounds = 0
         while quiet_rounds < ROUNDS_OF_ACCEPTING and self._loop.time() < give_up_at:
-            arrived = select.poll()
+            poll = select.poll()
             for listener in listeners:
-                arrived.register(listener, select.POLLIN)
+                poll.register(listener, select.POLLIN)
             for connection in cast("set[LimitedHttpProtocol]", self.server_state.connections):
                 if connection.waits_for_request:
-                    arrived.register(connection.transport.get_extra_info("socket"), select.POLLIN)
-            quiet_rounds = 0 if arrived.poll(0) else quiet_rounds + 1
+                    poll.register(connection.transport.get_extra_info("socket"), select.POLLIN)
+            quiet_rounds = 0 if poll.poll(0) else quiet_rounds + 1
             await asyncio.sleep(0)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
