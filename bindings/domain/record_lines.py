@@ -113,18 +113,20 @@ def _csv_lines(columns: Mapping[str, Column], in_full: Sequence[bool]) -> str:
     cells = [_csv_column(name, column, in_full) for name, column in columns.items()]
     rows = list(zip(*cells, strict=True))
     text = "\n".join([*map(",".join, rows), ""])
-    finished = [place for place, column in enumerate(columns.values()) if isinstance(column, FinishedCells)]
-    cell_count = len(rows[0]) + sum(rows[0][place].count(",") for place in finished)
+    finished_places = [place for place, column in enumerate(columns.values()) if isinstance(column, FinishedCells)]
+    cell_count = len(rows[0]) + sum(rows[0][place].count(",") for place in finished_places)
     if cell_count > 1 and not _needs_quotes(text, len(rows), cell_count):
         return text
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(_split(row, finished) for row in rows)
+    csv.writer(out, lineterminator="\n").writerows(_split(row, finished_places) for row in rows)
     return out.getvalue()
 
 
-def _split(row: Sequence[str], finished: Sequence[int]) -> Iterable[str]:
-    """Return the cells of a row, of which those at the places `finished` may be several."""
-    return chain.from_iterable(text.split(",") if place in finished else (text,) for place, text in enumerate(row))
+def _split(row: Sequence[str], finished_places: Sequence[int]) -> Iterable[str]:
+    """Return the cells of a row, of which those at the finished places may be several."""
+    return chain.from_iterable(
+        text.split(",") if place in finished_places else (text,) for place, text in enumerate(row)
+    )
 
 
 def _needs_quotes(text: str, row_count: int, column_count: int) -> bool:

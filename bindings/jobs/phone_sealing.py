@@ -171,8 +171,8 @@ def _convert(
         for table in remaining:
             after = None
             while True:
-                left = total - sum(converted.values())
-                count, after = _convert_batch(runtime, table, numbers, after, left)
+                rows_left = total - sum(converted.values())
+                count, after = _convert_batch(runtime, table, numbers, after, rows_left)
                 converted[table] += count
                 if on_progress is not None:
                     on_progress(sum(converted.values()), total)
@@ -180,8 +180,8 @@ def _convert(
                     break
         complete = database.write(lambda tx: store.finish(tx, runtime.caller))
         remaining = database.read(store.remaining, numbers)
-        left = sum(remaining.values())
-        database.write(lambda tx: store.record_left(tx, left, runtime.replica))
+        unconverted = sum(remaining.values())
+        database.write(lambda tx: store.record_rows_left(tx, unconverted, runtime.replica))
     current = database.read(store.status)
     return SealingResult(
         index_key=numbers.index or 0,
@@ -195,13 +195,13 @@ def _convert(
 
 
 def _convert_batch(
-    runtime: Runtime, table: str, numbers: KeyNumbers, after: str | None, left: int
+    runtime: Runtime, table: str, numbers: KeyNumbers, after: str | None, rows_left: int
 ) -> tuple[int, str | None]:
-    """Convert a batch of a table and record how many of the `left` rows of all tables are then left."""
+    """Convert a batch of a table and record how many of the `rows_left` of all tables then remain."""
 
     def work(tx: Transaction) -> tuple[int, str | None]:
         result = store.convert_batch(tx, table, numbers, after, runtime.caller)
-        store.record_left(tx, max(0, left - result[0]), runtime.replica)
+        store.record_rows_left(tx, max(0, rows_left - result[0]), runtime.replica)
         hit("phones.batch_in_transaction")
         return result
 

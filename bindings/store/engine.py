@@ -145,16 +145,16 @@ class Connections:
         connection = self.engine.connect()
         return _OpenConnection(connection, connection.connection.driver_connection, opened_at)
 
-    def give_back(self, used: _OpenConnection) -> None:
+    def give_back(self, lent: _OpenConnection) -> None:
         """Keep a connection open for the next use, or close it."""
-        connection = used.connection
-        reusable = used.reset()
+        connection = lent.connection
+        reusable = lent.reset()
         if connection.invalidated:
             self.drop()  # the server has closed this one, and perhaps all of them
-        if not reusable or used.opened_at <= self._opened_after or len(self._idle) >= self._most_idle:
+        if not reusable or lent.opened_at <= self._opened_after or len(self._idle) >= self._most_idle:
             connection.close()
             return
-        self._idle.append(used)
+        self._idle.append(lent)
         if self.limit.closed:
             self.close_idle()
 

@@ -77,17 +77,20 @@ def record_heartbeat(tx: Transaction, job: str, replica: str) -> None:
 
 
 def record_progress(tx: Transaction, job: str, replica: str, counts: dict[str, Any], *, finished: bool) -> None:
-    """Record how far a job has come that a person runs; such a job has one row, slot 0."""
+    """Record how far a job has come that a person runs; such a job has one row, slot 0.
+
+    Its `started_at` is the first time that progress was recorded.
+    """
     now = tx.instant()
-    changed = {"finished_at": now if finished else None, "replica": replica, "counts": counts}
-    statement = tx.dialect.insert(passes).values(task=job, slot=0, started_at=now, **changed)
-    tx.connection.execute(statement.on_conflict_do_update(index_elements=["task", "slot"], set_=changed))
+    values = {"finished_at": now if finished else None, "replica": replica, "counts": counts}
+    statement = tx.dialect.insert(passes).values(task=job, slot=0, started_at=now, **values)
+    tx.connection.execute(statement.on_conflict_do_update(index_elements=["task", "slot"], set_=values))
 
 
 def progress(connection: Connection, job: str) -> dict[str, Any]:
     """Return the counts of the last `record_progress` of a job; empty without one."""
-    recorded = select(passes.c.counts).where(passes.c.task == job, passes.c.slot == 0)
-    return connection.execute(recorded).scalar() or {}
+    statement = select(passes.c.counts).where(passes.c.task == job, passes.c.slot == 0)
+    return connection.execute(statement).scalar() or {}
 
 
 def last_started(connection: Connection, job: str) -> datetime | None:

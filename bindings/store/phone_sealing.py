@@ -141,7 +141,7 @@ def remaining(connection: Connection, numbers: KeyNumbers) -> dict[str, int]:
     }
 
 
-def record_left(tx: Transaction, rows: int, replica: str) -> None:
+def record_rows_left(tx: Transaction, rows: int, replica: str) -> None:
     """Record how many rows are left to convert, for `left_to_convert`."""
     job_runs.record_progress(tx, JOB, replica, {"left": rows}, finished=rows == 0)
 
