@@ -124,16 +124,16 @@ def search(
         form_count = phones.form_count(dialect)
         values |= phones.parameter_values(dialect, phone=filters.phone)
     names = tuple(name for name in equal if name in values)
+    values["rows"] = limit
     if filters.reference_prefix is None and before is None:
-        rows = _first_page(names, form_count).fetch_all(connection, values | {"rows": limit})
-        return [_to_refused_bind(row) for row in rows]
+        return _to_refused_binds(_first_page(names, form_count).fetch_all(connection, values))
     conditions = _equal_to_parameters(names)
     if filters.reference_prefix is not None:
         postgres = sql.is_postgres(connection)
         conditions.append(sql.starts_with(refusals.c.reference, filters.reference_prefix, postgres=postgres))
     if before is not None:
         conditions.append(sql.keyset_before((refusals.c.at, refusals.c.id), before))
-    return _read(connection, _newest(conditions, _is_party(form_count)), values, limit)
+    return _to_refused_binds(connection.execute(_newest(conditions, _is_party(form_count)), values))
 
 
 @cache
@@ -159,7 +159,7 @@ def find_by_name(connection: Connection, words: str, *, actor: str | None, limit
     by_reference, by_request = refusals.c.reference == words, refusals.c.request_id == words
     names = [by_reference, and_(by_request, refusals.c.reference.is_distinct_from(words))]
     statement = _newest([] if actor is None else [refusals.c.actor == actor], names)
-    return _read(connection, statement, {}, limit)
+    return _to_refused_binds(connection.execute(statement, {"rows": limit}))
 
 
 def references(connection: Connection, refusal_ids: Sequence[str]) -> dict[str, str | None]:
@@ -168,8 +168,8 @@ def references(connection: Connection, refusal_ids: Sequence[str]) -> dict[str, 
     return {row.id: row.reference for row in connection.execute(statement)} if refusal_ids else {}
 
 
-def _read(connection: Connection, statement: Select[Any], values: dict[str, Any], limit: int) -> list[RefusedBind]:
-    return [_to_refused_bind(row) for row in connection.execute(statement, values | {"rows": limit})]
+def _to_refused_binds(rows: Iterable[Row[Any]]) -> list[RefusedBind]:
+    return [_to_refused_bind(row) for row in rows]
 
 
 def _newest(conditions: Sequence[ColumnElement[bool]], alternatives: Sequence[ColumnElement[bool]]) -> Select[Any]:
