@@ -166,8 +166,10 @@ def _convert(
     if not dry_run:
         _require_owner(runtime)
         if is_switch:
-            _switch(runtime, keys, numbers)
+            _switch(runtime, keys, numbers, rows_left=sum(remaining.values()))
+            remaining = database.read(store.remaining, numbers)  # with the rows that were written until then
         total = sum(remaining.values())
+        _record_rows_left(runtime, total)
         for table in remaining:
             after = None
             while True:
@@ -180,8 +182,7 @@ def _convert(
                     break
         complete = database.write(lambda tx: store.finish(tx, runtime.caller))
         remaining = database.read(store.remaining, numbers)
-        unconverted = sum(remaining.values())
-        database.write(lambda tx: store.record_rows_left(tx, unconverted, runtime.replica))
+        _record_rows_left(runtime, sum(remaining.values()))
     current = database.read(store.status)
     return SealingResult(
         index_key=numbers.index or 0,
@@ -210,12 +211,22 @@ def _convert_batch(
     return result
 
 
-def _switch(runtime: Runtime, keys: PhoneKeys, numbers: KeyNumbers) -> None:
-    """Let every process write with these keys. `Busy` while one at work cannot."""
+def _record_rows_left(runtime: Runtime, rows: int) -> None:
+    runtime.database.write(lambda tx: store.record_rows_left(tx, rows, runtime.replica))
+
+
+def _switch(runtime: Runtime, keys: PhoneKeys, numbers: KeyNumbers, *, rows_left: int) -> None:
+    """Let every process write with these keys, and record the rows left. `Busy` while one at work cannot.
+
+    The rows are counted before: while they would be counted here, every bind would wait.
+    """
+
+    def work(tx: Transaction) -> None:
+        store.switch(tx, keys, numbers, runtime.caller)
+        store.record_rows_left(tx, rows_left, runtime.replica)
+
     try:
-        runtime.database.write(
-            lambda tx: store.switch(tx, keys, numbers, runtime.caller), budget_s=SWITCH_BUDGET_S
-        )
+        runtime.database.write(work, budget_s=SWITCH_BUDGET_S)
     except ReplicasWithoutKeys as unfit:
         raise Busy(
             f"processes that use the database could not read the result ({_names(unfit.names)}): they lack"

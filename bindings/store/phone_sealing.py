@@ -147,9 +147,9 @@ def record_rows_left(tx: Transaction, rows: int, replica: str) -> None:
 
 
 def left_to_convert(connection: Connection) -> int:
-    """Return how many rows were left to convert when the conversion last recorded it; reads no row of them.
+    """Return how many rows were left to convert when the conversion last counted them; reads no row of them.
 
-    0 if none is to be converted, and until a conversion has recorded it.
+    0 if none is to be converted.
     """
     current = status(connection)
     if current.numbers.index is None or current.sealed_at is not None:

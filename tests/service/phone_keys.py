@@ -52,10 +52,8 @@ def write_ring(
     return path
 
 
-def phone_keys(
-    *, index: tuple[int, ...] = (1,), data: tuple[int, ...] = (1,), scope: str = "default"
-) -> PhoneKeys:
-    """Return the keys of `ring`."""
+def phone_keys(*, index: tuple[int, ...] = (1,), data: tuple[int, ...] = (1,)) -> PhoneKeys:
+    """Return the keys of `ring`, for the scope "default"."""
     return PhoneKeys(
         "default",
         index={number: key("index", number) for number in index},

@@ -346,6 +346,35 @@ def test_metric_has_how_many_rows_are_left_to_convert(harness: ServiceHarness, t
     assert [*seen, left(newer)] == [0, 6, 4, 4, 0, 6, 0]
 
 
+@pytest.mark.parametrize("call", ["seal", "rotate"])
+def test_metric_has_the_rows_left_from_the_switch_on(
+    harness: ServiceHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    Content(harness)
+    service = ring_of(harness, tmp_path)
+    if call == "rotate":
+        phone_sealing.seal(service.runtime)
+        service = ring_of(harness, tmp_path, data=(1, 2))
+    remaining = store.remaining
+    seen: dict[str, int] = {}
+
+    def bind_after_the_count(*args: Any) -> dict[str, int]:
+        counted = remaining(*args)
+        monkeypatch.setattr(store, "remaining", remaining)
+        harness.bind("9188067708", "9188067709")
+        return counted
+
+    def read_metric(reached: str) -> None:
+        if reached in ("phones.after_switch", "phones.after_batch"):
+            seen.setdefault(reached, health_metrics(service.runtime).phones_to_convert)
+
+    monkeypatch.setattr(store, "remaining", bind_after_the_count)
+    failpoints.install(read_metric)
+    getattr(phone_sealing, call)(service.runtime)
+    # What is written until the switch is counted after it, before the first batch of two.
+    assert seen == {"phones.after_switch": 8, "phones.after_batch": 9 - 2}
+
+
 class Stopped(BaseException):
     """The process ends here, without any handler."""
 
