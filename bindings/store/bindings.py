@@ -7,8 +7,9 @@ themselves are in `reserve`, `settle` and `expiry`. All functions are safe to ru
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Interval, and_, bindparam, exists, func, or_, select, update
@@ -17,12 +18,12 @@ from bindings.domain.binding import Binding, Mode, State
 from bindings.store import events, sql
 from bindings.store.column_types import BindingId, BlindIndex
 from bindings.store.compiled import CompiledStatement
-from bindings.store.phones import by_form, read_phone, require_open
+from bindings.store.phones import read_phone, require_open
 from bindings.store.schema import bindings, holds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import datetime, timedelta
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from sqlalchemy import Connection, Row
 
@@ -41,6 +42,7 @@ COLUMNS = tuple(idempotency_key.label(name) if name == "idempotency_key" else bi
 # (CPython 3.11). `test_to_binding_equals_the_constructor` holds both to the same result: if the constructor is as
 # fast one day, `to_binding` can call it.
 _SETTERS = tuple(getattr(Binding, name).__set__ for name in FIELDS)
+_values_of = attrgetter(*FIELDS)
 _SET_MODE, _SET_STATE = (_SETTERS[FIELDS.index(name)] for name in ("mode", "state"))
 _PHONES = tuple((f"bindings.{name}", _SETTERS[FIELDS.index(name)], FIELDS.index(name)) for name in PHONES)
 _A, _B = (FIELDS.index(name) for name in PHONES)
@@ -73,9 +75,7 @@ def to_binding(row: Sequence[Any] | Row[Any], phone_by_index: Mapping[str, Phone
 
     `phone_by_index` has phones by their blind indexes, which need not be opened again.
     """
-    binding = Binding.__new__(Binding)
-    for set_field, value in zip(_SETTERS, row, strict=False):  # the sealed phones come after the fields
-        set_field(binding, value)
+    binding = new_binding(row)  # the sealed phones come after the fields
     key = row[_PHONE_KEY]
     if key is not None or isinstance(row[_A], BlindIndex) or isinstance(row[_B], BlindIndex):
         for sealed, (column, set_phone, place) in enumerate(_PHONES, _FIRST_SEALED):
@@ -88,13 +88,25 @@ def to_binding(row: Sequence[Any] | Row[Any], phone_by_index: Mapping[str, Phone
     return binding
 
 
-def to_opened_binding(row: Sequence[Any] | Row[Any], phone_by_index: Mapping[str, Phone] = _NONE) -> Binding:
+def new_binding(values: Iterable[Any]) -> Binding:
+    """Return the binding with these values of its fields, in their order; values after them are not used."""
+    binding = Binding.__new__(Binding)
+    for set_field, value in zip(_SETTERS, values, strict=False):
+        set_field(binding, value)
+    return binding
+
+
+def changed_binding(binding: Binding, values: Mapping[str, Any]) -> Binding:
+    """Return the binding with other values of some fields; `dataclasses.replace` takes five times as long."""
+    return new_binding({**dict(zip(FIELDS, _values_of(binding), strict=True)), **values}.values())
+
+
+def to_opened_binding(row: Sequence[Any] | Row[Any]) -> Binding:
     """Return a binding from its row with its phones opened; `Busy` if one does not open.
 
     For a change, in its transaction: an error that came with the response would come after the change.
-    `phone_by_index` as for `to_binding`.
     """
-    binding = to_binding(row, phone_by_index)
+    binding = to_binding(row)
     require_open((binding.phone_a, binding.phone_b))
     return binding
 
@@ -108,17 +120,6 @@ class _Now:
 
 
 NOW = _Now()
-
-
-@dataclass(frozen=True, slots=True)
-class HeldFromRecord:
-    """A value of `held_until`: `hold` from the moment of the change on, but at least until `at_least`.
-
-    It exceeds `at_least` only up to the row's `held_until` before the change.
-    """
-
-    at_least: datetime
-    hold: timedelta
 
 
 def _condition(dialect: SqlDialect, name: str) -> ColumnElement[bool]:
@@ -175,16 +176,13 @@ def transition(
     from_states: tuple[State, ...],
     detail: dict[str, Any] | None = None,
     condition: str | None = None,
-    known_phones: Sequence[Phone] = (),
     **values: Any,
 ) -> Binding | None:
     """Change one binding if it is still in one of `from_states`, and write its event; return it as changed.
 
-    A value may be an expression of columns of the row, `NOW`, or a `HeldFromRecord`; the results of the last
-    two are also put into the detail. Returns None and writes nothing if the row is in another state or the
-    condition is not met: the caller reads it again and decides. Those of the row's phones that are in
-    `known_phones` are not decrypted again. Raises `ValueError` for a change of state that the
-    table of transitions does not have (I5).
+    A value may be an expression of columns of the row, or `NOW`, whose result is also put into the detail.
+    Returns None and writes nothing if the row is in another state or the condition is not met: the caller reads it
+    again and decides. Raises `ValueError` for a change of state that the table of transitions does not have (I5).
     """
     if "state" in values:
         require_transition(from_states, values["state"])
@@ -192,16 +190,11 @@ def transition(
     computed = {name for name, _ in expressions}
     bound = tuple(name for name in values if name not in computed)
     new_values = {f"new_{name}": values[name] for name in bound}
-    held = values.get("held_until")
-    if isinstance(held, HeldFromRecord):
-        new_values |= {"new_held_until": held.at_least, "hold": held.hold}
-    statement = _change(
-        tx.dialect, from_states, condition, bound, expressions, from_record=isinstance(held, HeldFromRecord)
-    )
+    statement = build_change(tx.dialect, from_states, condition, bound, expressions)
     rows = statement.run(tx, kind, caller, detail or {}, of_id=binding_id, **new_values)
     if not rows:
         return None
-    return to_opened_binding(rows[0][:-1], by_form(tx.connection.dialect, known_phones))
+    return to_opened_binding(rows[0][:-1])
 
 
 def require_transition(from_states: tuple[State, ...], to_state: State) -> None:
@@ -212,18 +205,22 @@ def require_transition(from_states: tuple[State, ...], to_state: State) -> None:
 
 
 @cache
-def _change(
+def build_change(
     dialect: SqlDialect,
     from_states: tuple[State, ...],
     condition: str | None,
     bound: tuple[str, ...],
     expressions: tuple[tuple[str, _Now | ColumnElement[Any]], ...],
     *,
-    from_record: bool,
+    from_record: bool = False,
+    facts: tuple[str, ...] = (),
+    result: tuple[str, ...] | None = None,
 ) -> events.ChangeWithEvents:
     """Build the statement of a change whose `bound` columns take parameters and the others SQL expressions.
 
-    With `from_record`, `held_until` is a `HeldFromRecord`.
+    With `from_record`, `held_until` is `hold` from the moment of the change on, but at least the new value; it
+    exceeds that only up to the row's `held_until` before the change. The event has these `facts` of the row, and
+    what is determined here. The statement returns the columns `result`; None: `COLUMNS` and `change_tx`.
     """
     values: dict[str, Any] = {name: new_value(name) for name in bound}
     now = dialect.clamp(dialect.now, low=bindings.c.requested_at, high=bindings.c.held_until)
@@ -236,10 +233,16 @@ def _change(
     )
     if condition is not None:
         statement = statement.where(_condition(dialect, condition))
-    changed = statement.values(values | version_columns(dialect)).returning(*COLUMNS, bindings.c.change_tx)
     determined_here = {name for name, value in expressions if isinstance(value, _Now)}
-    facts = determined_here | ({"held_until"} if from_record else set())
-    return events.ChangeWithEvents(dialect, changed, facts=tuple(sorted(facts)))
+    all_facts = tuple(sorted({*facts, *determined_here, *(("held_until",) if from_record else ())}))
+    if result is None:
+        returned: Iterable[ColumnElement[Any]] = (*COLUMNS, bindings.c.change_tx)
+    else:
+        returned = (
+            bindings.c[name] for name in dict.fromkeys(("id", "version", "change_tx", *all_facts, *result))
+        )
+    changed = statement.values(values | version_columns(dialect)).returning(*returned)
+    return events.ChangeWithEvents(dialect, changed, facts=all_facts, result=result)
 
 
 def version_columns(dialect: SqlDialect) -> dict[str, Any]:

@@ -167,8 +167,9 @@ def event_params(kind: EventKind, caller: Caller, detail: dict[str, Any]) -> dic
 class ChangeWithEvents:
     """A change of bindings together with its events; built once, run often. `facts` are columns for the detail.
 
-    `change` must return id, version and change_tx among its columns. On PostgreSQL the change, its events and
-    their texts are one statement and so one round trip; on SQLite each is a statement of the same transaction.
+    `change` must return id, version, change_tx and the facts among its columns. `result` are the columns that
+    `run` is to return, at least; None: all that `change` returns. On PostgreSQL the change, its events and their
+    texts are one statement and so one round trip; on SQLite each is a statement of the same transaction.
     """
 
     def __init__(
@@ -177,6 +178,7 @@ class ChangeWithEvents:
         change: ReturningInsert[Any] | ReturningUpdate[Any],
         *,
         facts: tuple[str, ...] = (),
+        result: tuple[str, ...] | None = None,
     ) -> None:
         self._change = change
         self._facts = facts
@@ -187,11 +189,12 @@ class ChangeWithEvents:
             event = changed.c.change_tx, changed.c.id, changed.c.version
             columns: dict[str, ColumnElement[Any]] = {name: changed.c[name] for name in facts}
             log = insert(events).from_select(INSERT_COLUMNS, event_select(dialect, *event, **columns))
-            self._combined = CompiledStatement(select(changed).add_cte(log.cte("logged")))
+            read = select(changed) if result is None else select(*(changed.c[name] for name in result))
+            self._combined = CompiledStatement(read.add_cte(log.cte("logged")))
             rows = event_select(dialect, *event, detail=texts.detail(dialect), **columns)
             returned = (events.c.position, events.c.binding_id, events.c.detail)
             logged = insert(events).from_select(INSERT_COLUMNS, rows).returning(*returned).cte("logged")
-            self._combined_with_texts = CompiledStatement(select(changed).add_cte(texts.inserted_with(logged)))
+            self._combined_with_texts = CompiledStatement(read.add_cte(texts.inserted_with(logged)))
 
     def run(
         self, tx: Transaction, kind: EventKind, caller: Caller, detail: dict[str, Any], **values: Any

@@ -55,12 +55,6 @@ def forms(dialect: Dialect, *phones: Phone, index_key: int | None = None) -> lis
     return [form for phone in phones for form in keys.forms(phone, index_key)]
 
 
-def by_form(dialect: Dialect, phones: Iterable[Phone]) -> dict[str, Phone]:
-    """Return the phones by each text by which they may be stored; an empty dict if this process has no keys."""
-    keys = keys_of(dialect)
-    return {} if keys is None else {form: phone for phone in phones for form in keys.forms(phone)}
-
-
 def is_any_of(column: ColumnElement[Any], texts: Sequence[Any]) -> ColumnElement[bool]:
     """Return the condition that a column of phones has one of these texts (`forms`) or parameters."""
     return column == texts[0] if len(texts) == 1 else column.in_(texts)

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, exists, or_, select, update
+from sqlalchemy import and_, exists, literal_column, null, or_, select, update
 
 from bindings.domain.binding import EventKind, Reason, State
 from bindings.domain.text import FreeText, optional_text
 from bindings.store import end_changes, events, holds, pools
 from bindings.store.bindings import (
     NOW,
-    HeldFromRecord,
+    build_change,
+    changed_binding,
     find,
     get,
     idempotency_key,
     in_state,
     release_owed,
+    require_transition,
     transition,
 )
 from bindings.store.phones import forms
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from bindings.domain import conflict
     from bindings.domain.binding import Binding, Caller
     from bindings.domain.phone import Phone
-    from bindings.store.database import Transaction
+    from bindings.store.database import SqlDialect, Transaction
 
 RELEASE_S = 10.0  # how long the provider may still refuse a phone after a confirmed unbind
 UNSETTLED = (State.PENDING, State.IN_DOUBT)
@@ -85,14 +87,15 @@ class Success:
 
     def columns(self) -> dict[str, Any]:
         """Return the values by column, with the `warn_at` that follows from them."""
-        return self._facts() | {"warn_at": warn_at(self.expires_at, self.warn_s)}
+        return self.facts() | {"warn_at": warn_at(self.expires_at, self.warn_s)}
 
     def detail(self) -> dict[str, Any]:
         """Return the values as in an event's detail: enough to replay the row (I7), and the takeover."""
-        facts = {name: to_json_value(value) for name, value in self._facts().items() if value is not None}
+        facts = {name: to_json_value(value) for name, value in self.facts().items() if value is not None}
         return facts | dict(self.takeover or {})
 
-    def _facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
+        """Return the values of the binding that the success sets, by column."""
         return {name: getattr(self, name) for name in _FACTS}
 
 
@@ -110,26 +113,46 @@ def warn_at(expires_at: datetime, warn_s: int | None) -> datetime | None:
 def activate(tx: Transaction, intent: Binding, success: Success, caller: Caller) -> Binding | None:
     """Record a success for a pending or in-doubt binding, in one statement.
 
-    None if it is settled already, or if another active binding or a hold has its bind_id.
+    None if it is settled already, or if another active binding or a hold has its bind_id. The row is not read
+    back: it is the intent and what is written here, unless its version says that it was changed in between.
     """
     if not tx.dialect.server_clock:
         success = success.recorded_at(tx.instant())
-    values = success.columns()
-    if tx.dialect.server_clock and success.hold is not None:
-        values["held_until"] = HeldFromRecord(at_least=success.held_until, hold=success.hold)
-    return transition(
-        tx,
-        intent.id,
-        EventKind.ACTIVATED,
-        caller,
-        from_states=UNSETTLED,
-        condition="bind_id_unused",
-        known_phones=(intent.phone_a, intent.phone_b),
-        detail=success.detail(),
-        state=State.ACTIVE,
-        provider_status=None,
-        reason=None,
-        **values,
+    facts = success.facts()
+    values = {f"new_{name}": value for name, value in facts.items()}
+    values["new_warn_at"] = warn_at(success.expires_at, success.warn_s)
+    from_record = tx.dialect.server_clock and success.hold is not None
+    if from_record:
+        values["hold"] = success.hold
+    detail = dict(success.takeover or {})
+    if success.provider_expires_at is not None:
+        detail["provider_expires_at"] = to_json_value(success.provider_expires_at)
+    statement = _activation(tx.dialect, from_record=from_record)
+    rows = statement.run(tx, EventKind.ACTIVATED, caller, detail, of_id=intent.id, **values)
+    if not rows:
+        return None
+    if rows[0].version != intent.version + 1:
+        return get(tx, intent.id)
+    facts |= {"held_until": rows[0].held_until, "version": rows[0].version}
+    return changed_binding(intent, facts | _ACTIVE)
+
+
+_ACTIVE = {"state": State.ACTIVE, "provider_status": None, "reason": None}
+
+
+@cache
+def _activation(dialect: SqlDialect, *, from_record: bool) -> events.ChangeWithEvents:
+    """Build the statement of `activate`; with `from_record`, `held_until` counts from its record."""
+    require_transition(UNSETTLED, State.ACTIVE)
+    return build_change(
+        dialect,
+        UNSETTLED,
+        "bind_id_unused",
+        (*_FACTS, "warn_at"),
+        (("state", literal_column(f"'{State.ACTIVE}'")), ("provider_status", null()), ("reason", null())),
+        from_record=from_record,
+        facts=tuple(name for name in _FACTS if name != "provider_expires_at"),
+        result=("version", "held_until"),
     )
 
 

@@ -117,7 +117,7 @@ def bug(name: str, target: str, *edits: Edit, **options: Any) -> Bug:
 BUGS: tuple[Bug, ...] = (
     bug(
         "no_compare_and_set",
-        "bindings.store.bindings:_change",
+        "bindings.store.bindings:build_change",
         assign_parameter("from_states", "tuple(State)"),
         detected_by="adopted_and_unbound_binding_changes_nothing and sqlite",
         fast=True,
@@ -248,7 +248,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     bug(
         "instant_of_a_jumped_clock_is_written",
-        "bindings.store.bindings:_change",
+        "bindings.store.bindings:build_change",
         replace(calls("clamp"), "dialect.now"),
         tests=CLOCK_JUMPS,
         detected_by="failure_recorded_after_a_jump and postgresql",

@@ -322,6 +322,32 @@ def test_I5_settling_twice_changes_nothing_the_second_time(database: Database, o
     assert len(kinds(database, intent)) == 2
 
 
+@pytest.mark.parametrize("changed_since", [False, True], ids=["as_recorded", "changed_since"])
+def test_activate_returns_the_row_as_it_is(database: Database, *, changed_since: bool) -> None:
+    """It is not read back while its version shows that nobody has changed it since the intent."""
+    asked = request(reference="order 1", idempotency_key="key", warn_s=60, max_expire_s=900)
+    intent = reserved(database, asked)
+    if changed_since:
+        database.write(lambda tx: settle.request_unbind(tx, intent.id, CALLER, "asked"))
+    outcome = success(provider_expires_at=NOON + timedelta(seconds=900), warn_s=60)
+    active = database.write(lambda tx: settle.activate(tx, intent, outcome, CALLER))
+    assert active is not None
+    assert (active.state, active.version) == (State.ACTIVE, 3 if changed_since else 2)
+    assert (active.unbind_requested_at is not None) == changed_since
+    assert database.read(bindings.find, intent.id) == active
+
+
+def test_I7_activated_event_has_every_value_of_the_success(database: Database) -> None:
+    intent = reserved(database, request(max_expire_s=900))
+    outcome = success(provider_expires_at=NOON + timedelta(seconds=900))
+    active = database.write(lambda tx: settle.settle_success(tx, intent, outcome, CALLER))
+    detail = database.read(events.history, intent.id)[-1].detail
+    assert detail.keys() == outcome.facts().keys()
+    for name, value in detail.items():
+        stored = getattr(active, name)
+        assert (datetime.fromisoformat(value) if isinstance(stored, datetime) else value) == stored
+
+
 def test_I5_late_failure_or_unknown_outcome_changes_no_active_binding(database: Database) -> None:
     intent = reserved(database, request())
     active = database.write(lambda tx: settle.settle_success(tx, intent, success(), CALLER))

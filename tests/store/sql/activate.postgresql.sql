@@ -1,9 +1,8 @@
 WITH changed AS (
     UPDATE bindings
     SET bind_id=:new_bind_id::VARCHAR, middle_number_a=:new_middle_number_a::VARCHAR,
-        middle_number_b=:new_middle_number_b::VARCHAR, state=:new_state::VARCHAR,
-        provider_status=:new_provider_status::VARCHAR, reason=:new_reason::VARCHAR,
-        sent_at=:new_sent_at::TIMESTAMP WITH TIME ZONE,
+        middle_number_b=:new_middle_number_b::VARCHAR, state='active', provider_status=NULL,
+        reason=NULL, sent_at=:new_sent_at::TIMESTAMP WITH TIME ZONE,
         answered_at=:new_answered_at::TIMESTAMP WITH TIME ZONE,
         expires_at=:new_expires_at::TIMESTAMP WITH TIME ZONE,
         provider_expires_at=:new_provider_expires_at::TIMESTAMP WITH TIME ZONE,
@@ -36,32 +35,19 @@ WITH changed AS (
             SELECT clock_timestamp() AS clock_timestamp_1
         )
     ))
-    RETURNING bindings.id, bindings.mode, bindings.phone_a, bindings.phone_b, bindings.pool_number,
-        bindings.app_id, bindings.scope, bindings.reference, coalesce(bindings.idempotency_key,
-        bindings.duplicate_key) AS idempotency_key, bindings.replaces, bindings.replaced_by,
-        bindings.waits_for, bindings.expire_s, bindings.max_expire_s, bindings.warn_s,
-        bindings.bind_id, bindings.middle_number_a, bindings.middle_number_b, bindings.state,
-        bindings.provider_status, bindings.reason, bindings.actor, bindings.request_id,
-        bindings.requested_at, bindings.send_by, bindings.settle_by, bindings.sent_at,
-        bindings.answered_at, bindings.expires_at, bindings.provider_expires_at,
-        bindings.held_until, bindings.unbind_requested_at, bindings.ended_at, bindings.version,
-        bindings.phone_a_sealed, bindings.phone_b_sealed, bindings.phone_key, bindings.change_tx
+    RETURNING bindings.id, bindings.version, bindings.change_tx, bindings.answered_at,
+        bindings.bind_id, bindings.expires_at, bindings.held_until, bindings.middle_number_a,
+        bindings.middle_number_b, bindings.sent_at
 ), logged AS (
     INSERT INTO events (tx, binding_id, sequence, kind, at, actor, request_id, detail, key_id)
     SELECT changed.change_tx AS change_tx, changed.id AS id, changed.version AS version,
         :event_kind::VARCHAR AS anon_1, clock_timestamp() AS clock_timestamp_1,
         :event_actor::VARCHAR AS anon_2, :event_request_id::VARCHAR AS anon_3, :event_detail::JSONB
-        || jsonb_build_object('held_until', changed.held_until) AS anon_4,
-        :event_key_id::UUID AS anon_5
+        || jsonb_build_object('answered_at', changed.answered_at, 'bind_id', changed.bind_id,
+        'expires_at', changed.expires_at, 'held_until', changed.held_until, 'middle_number_a',
+        changed.middle_number_a, 'middle_number_b', changed.middle_number_b, 'sent_at',
+        changed.sent_at) AS anon_4, :event_key_id::UUID AS anon_5
     FROM changed
 )
-SELECT changed.id, changed.mode, changed.phone_a, changed.phone_b, changed.pool_number,
-    changed.app_id, changed.scope, changed.reference, changed.idempotency_key, changed.replaces,
-    changed.replaced_by, changed.waits_for, changed.expire_s, changed.max_expire_s, changed.warn_s,
-    changed.bind_id, changed.middle_number_a, changed.middle_number_b, changed.state,
-    changed.provider_status, changed.reason, changed.actor, changed.request_id,
-    changed.requested_at, changed.send_by, changed.settle_by, changed.sent_at, changed.answered_at,
-    changed.expires_at, changed.provider_expires_at, changed.held_until,
-    changed.unbind_requested_at, changed.ended_at, changed.version, changed.phone_a_sealed,
-    changed.phone_b_sealed, changed.phone_key, changed.change_tx
+SELECT changed.version, changed.held_until
 FROM changed;
