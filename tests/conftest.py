@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
     from tests.store.databases import Server
 
-
+# Rewriting the asserts takes two thirds of a collection: each worker would do it again.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # also for the processes that tests start
 settings.register_profile("no time limit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("no time limit")
 compiled_cache.install()
