@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, assert_never
 
@@ -307,21 +308,10 @@ def _clear(runtime: Runtime, takeover: _Takeover, end: _ConfirmedEnd) -> SendClo
 
     def work(tx: Transaction) -> Binding:
         attempts_began.append(tx.started_at)
-
-        def settle_predecessor(now: datetime) -> None:
-            if end.reason is not None:
-                ended_at = runtime.clocks.trusted_instant(now)
-                predecessor_id = takeover.predecessor.id
-                settle.settle_unbound(
-                    tx, predecessor_id, runtime.caller, reason=end.reason, ended_at=ended_at, guard_s=end.guard_s
-                )
-            if end.holds:
-                holds.end_holds(tx, runtime.caller, end.holds, reason="unbound", guard_s=end.guard_s)
-
         cleared = successors.clear(
             tx,
             takeover.successor,
-            settle_predecessor,
+            partial(_record_end, runtime, tx, takeover.predecessor, end),
             runtime.limits,
             runtime.caller,
             in_doubt=runtime.clocks.in_doubt,
@@ -337,6 +327,36 @@ def _clear(runtime: Runtime, takeover: _Takeover, end: _ConfirmedEnd) -> SendClo
         message = f"the predecessor has ended, but that could not be recorded ({busy}); its successor was not sent"
         raise _unsent(errors.Busy(message, binding_id=takeover.successor.id)) from busy
     hit("replace.after_clear")
+    _require_cleared(successor)
+    runtime.rollback_detector.remember(successor)
+    ended_at = end.ended_at or successor.requested_at
+    return SendClock(
+        intent=successor,
+        before=attempts_began[0],
+        after=runtime.clock.monotonic(),
+        predecessor=Predecessor(binding=takeover.predecessor, ended_at=ended_at),
+    )
+
+
+def _record_end(
+    runtime: Runtime, tx: Transaction, predecessor: Binding, end: _ConfirmedEnd, now: datetime
+) -> None:
+    """Record the end of the predecessor, and of what the provider still had of it, at the reading `now`."""
+    if end.reason is not None:
+        settle.settle_unbound(
+            tx,
+            predecessor.id,
+            runtime.caller,
+            reason=end.reason,
+            ended_at=runtime.clocks.trusted_instant(now),
+            guard_s=end.guard_s,
+        )
+    if end.holds:
+        holds.end_holds(tx, runtime.caller, end.holds, reason="unbound", guard_s=end.guard_s)
+
+
+def _require_cleared(successor: Binding) -> None:
+    """Raise the error of a successor that may not be sent, though its predecessor has ended."""
     if successor.waits_for is not None and not successor.state.terminal:  # an older release may make it lapsed
         message = (
             "the predecessor has ended; its successor was not sent, because the clock of the database is in doubt"
@@ -346,14 +366,6 @@ def _clear(runtime: Runtime, takeover: _Takeover, end: _ConfirmedEnd) -> SendClo
         was_too_late = successor.unbind_requested_at is None
         cause = "the end of its predecessor was confirmed too late" if was_too_late else "its unbind was requested"
         raise _unsent(errors.error_for(successor, cause=cause))
-    runtime.rollback_detector.remember(successor)
-    ended_at = end.ended_at or successor.requested_at
-    return SendClock(
-        intent=successor,
-        before=attempts_began[0],
-        after=runtime.clock.monotonic(),
-        predecessor=Predecessor(binding=takeover.predecessor, ended_at=ended_at),
-    )
 
 
 def _unsent(error: errors.BindingsError) -> errors.BindingsError:

@@ -131,10 +131,23 @@ def begin(
         settle_by=wait_until,
         held_until=wait_until,
     )
+    return _record(tx, successor, request, caller, predecessor=current, numbers=numbers)
+
+
+def _record(
+    tx: Transaction,
+    successor: Binding,
+    request: BindRequest,
+    caller: Caller,
+    *,
+    predecessor: Binding,
+    numbers: KeyNumbers,
+) -> Begun | Replayed:
+    """Record the intent of the successor, and link the predecessor to it. Raises `PredecessorChanged`."""
     recorded = reserve.record(tx, successor, request, caller, numbers)
     if isinstance(recorded, Replayed):
         return recorded
-    linked = _link(tx, current, successor_id, caller)
+    linked = _link(tx, predecessor, successor.id, caller)
     if recorded is None or linked is None:
         raise PredecessorChanged
     return Begun(successor=successor, predecessor=linked)

@@ -658,7 +658,7 @@ BUGS: tuple[Bug, ...] = (
     bug(
         "waiting_successor_holds_nothing",
         "bindings.store.successors:begin",
-        insert_before(calls("record"), "successor = replace(successor, held_until=now)"),
+        insert_before(calls("_record"), "successor = replace(successor, held_until=now)"),
         tests=REPLACE,
         detected_by="not_free_in_between and sqlite",
     ),
