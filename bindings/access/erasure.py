@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from uuid_utils import uuid7
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from bindings.domain.binding import Caller
     from bindings.domain.phone import Phone
     from bindings.lifecycle.runtime import Runtime
     from bindings.store.database import Transaction
@@ -183,27 +185,14 @@ class Erasure:
         until: datetime | None,
         on_progress: Callable[[int], None] = lambda _: None,
     ) -> dict[str, int]:
-        """Erase in batches, and record the end."""
+        """Erase in batches, and record the end. Without a phone (the database has none) only record it."""
         caller = replace(self._runtime.caller, request_id=entry.id)
         counts: Counter[str] = Counter(dict.fromkeys(("bindings", "texts", "refusals", "holds", "searches"), 0))
         references: set[str] = set()
-
-        def batch(tx: Transaction) -> tuple[erasure.ErasedBatch, erasure.ErasedBatch]:
-            if phone is None:
-                raise AssertionError("unreachable: without a phone there is no batch")
-            now = erasure.lock(tx, self._runtime.settings.scope, phone)
-            holders = erasure.open_holders(tx.connection, phone, now, until=until, limit=MAX_NAMES + 1)
-            if holders:
-                raise _still_open(holders, now)
-            ended = erasure.erase_bindings(tx, phone, caller, ticket=entry.ticket, until=until, limit=BATCH)
-            refused = erasure.erase_refusals(tx, phone, until=until, limit=BATCH)
-            names = (*ended.names, *refused.names)
-            texts = erasure.erase_texts_that_name(tx, phone, names, caller, ticket=entry.ticket, until=until)
-            hit("erase.in_transaction")
-            return replace(ended, texts=ended.texts + texts), refused
-
         while phone is not None:
-            ended, refused = self._database.write(batch)
+            ended, refused = self._database.write(
+                partial(self._erase_batch, phone=phone, ticket=entry.ticket, caller=caller, until=until)
+            )
             counts.update(bindings=ended.bindings, texts=ended.texts, refusals=refused.refusals)
             references.update(ended.references, refused.references)
             on_progress(counts["bindings"])
@@ -231,6 +220,24 @@ class Erasure:
 
         counts["holds"], counts["searches"] = self._database.write(end)
         return dict(counts)
+
+    def _erase_batch(
+        self, tx: Transaction, *, phone: Phone, ticket: str | None, caller: Caller, until: datetime | None
+    ) -> tuple[erasure.ErasedBatch, erasure.ErasedBatch]:
+        """Erase a batch of bindings and one of refusals, with the texts that name the person; return what it was.
+
+        Raises `PhoneInUse` while a binding or a hold of the phone is open.
+        """
+        now = erasure.lock(tx, self._runtime.settings.scope, phone)
+        holders = erasure.open_holders(tx.connection, phone, now, until=until, limit=MAX_NAMES + 1)
+        if holders:
+            raise _still_open(holders, now)
+        ended = erasure.erase_bindings(tx, phone, caller, ticket=ticket, until=until, limit=BATCH)
+        refused = erasure.erase_refusals(tx, phone, until=until, limit=BATCH)
+        names = (*ended.names, *refused.names)
+        texts = erasure.erase_texts_that_name(tx, phone, names, caller, ticket=ticket, until=until)
+        hit("erase.in_transaction")
+        return replace(ended, texts=ended.texts + texts), refused
 
 
 def _still_open(holders: list[OpenHolder], now: datetime) -> errors.PhoneInUse:
