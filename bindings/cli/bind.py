@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,6 +10,8 @@ import click
 from bindings.cli import context, options, output
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from bindings.cli.options import RawValue
     from bindings.domain.binding import Binding
     from bindings.domain.takeover import Takeover
@@ -61,30 +64,25 @@ def bind(
     with 3 if a phone is held (nothing is sent), and with 6 if the outcome is unknown. In that case it prints the
     recorded binding; do not bind again.
     """
-    from bindings.errors import OutcomeUnknown
     from bindings.validation import requests as validation
 
     required = options.report_missing(
         phone_a=phone_a, phone_b=phone_b, pool_number=pool_number, expire_s=expire_s, mode=mode
     )
-    with context.open_service(as_json=as_json) as service, required:
-        try:
-            request = validation.bind_request(
-                phone_a=phone_a,
-                phone_b=phone_b,
-                pool_number=pool_number,
-                expire_s=expire_s,
-                mode=mode,
-                app_id=service.runtime.app_id_or_default(app_id),
-                reference=reference,
-                idempotency_key=idempotency_key,
-                warn_s=warn_s,
-                max_expire_s=max_expire_s,
-            )
-            result = service.bind_request(request)
-        except OutcomeUnknown as unknown:
-            _show(unknown.binding, as_json=as_json)
-            raise
+    with context.open_service(as_json=as_json) as service, required, _shown_if_unknown(as_json=as_json):
+        request = validation.bind_request(
+            phone_a=phone_a,
+            phone_b=phone_b,
+            pool_number=pool_number,
+            expire_s=expire_s,
+            mode=mode,
+            app_id=service.runtime.app_id_or_default(app_id),
+            reference=reference,
+            idempotency_key=idempotency_key,
+            warn_s=warn_s,
+            max_expire_s=max_expire_s,
+        )
+        result = service.bind_request(request)
     _show_result(result, as_json=as_json)
 
 
@@ -155,11 +153,10 @@ def replace(
     case it prints the binding that this concerns.
     """
     from bindings.domain.takeover import find_takeover
-    from bindings.errors import OutcomeUnknown
     from bindings.validation import requests as validation
 
     with context.open_service(as_json=as_json) as service:
-        try:
+        with _shown_if_unknown(as_json=as_json):
             changes = validation.replacement(
                 phone_a=phone_a,
                 phone_b=phone_b,
@@ -172,9 +169,6 @@ def replace(
                 force=force,
             )
             result = service.replace_request(binding_id, changes)
-        except OutcomeUnknown as unknown:
-            _show(unknown.binding, as_json=as_json)
-            raise
         takeover = None if as_json else find_takeover(service.history(result.binding.id))
     _show_result(result, as_json=as_json)
     if not as_json:
@@ -264,14 +258,8 @@ def _refuse_mixed(binding_id: str | None, *, for_one: dict[str, RawValue], for_a
 
 
 def _unbind_one(binding_id: str, *, reason: str | None, after_s: RawValue, as_json: bool) -> None:
-    from bindings.errors import OutcomeUnknown
-
-    with context.open_service(as_json=as_json) as service:
-        try:
-            binding = service.unbind(binding_id, reason=reason, after_s=after_s)
-        except OutcomeUnknown as unknown:
-            _show(unknown.binding, as_json=as_json)
-            raise
+    with context.open_service(as_json=as_json) as service, _shown_if_unknown(as_json=as_json):
+        binding = service.unbind(binding_id, reason=reason, after_s=after_s)
     _show(binding, as_json=as_json)
 
 
@@ -310,6 +298,18 @@ def mark_absent(binding_id: str, *, reason: str | None, dry_run: bool, as_json: 
     _show(result.after, as_json=as_json)
     if dry_run:
         output.message("Dry run: nothing was changed; the binding is shown as it would be.")
+
+
+@contextmanager
+def _shown_if_unknown(*, as_json: bool) -> Iterator[None]:
+    """Print the binding of an `OutcomeUnknown` before the error itself is reported."""
+    from bindings.errors import OutcomeUnknown
+
+    try:
+        yield
+    except OutcomeUnknown as unknown:
+        _show(unknown.binding, as_json=as_json)
+        raise
 
 
 def _show_result(result: BindResult, *, as_json: bool) -> None:
