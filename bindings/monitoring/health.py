@@ -140,42 +140,14 @@ def database_checks(database: Database, config: Settings) -> list[Check]:
     """Check that the database answers, fits this version and account, and that the jobs run on it."""
     connection = _run_check("database", lambda: _check_connection(database))
     if connection.level is Level.RED:
-        return [connection, *(_skipped(name, because="database") for name in STORED_CHECKS[1:])]
+        names = (*_CONNECTION_CHECKS[1:], *_OF_SCHEMA)
+        return [connection, *(_skipped(name, because="database") for name in names)]
     schema = _run_check("schema", lambda: _schema(database))
     clock = _run_check("database_clock", lambda: _database_clock(database))
     if schema.level is Level.RED:
-        return [connection, schema, clock, *(_skipped(name, because="schema") for name in STORED_CHECKS[3:])]
-    return [
-        connection,
-        schema,
-        clock,
-        _run_check("scope", lambda: _scope(database, config)),
-        _run_check("restore", lambda: _restore(database)),
-        _run_check("sweep", lambda: _sweep(database, config)),
-        _run_check("doubts", lambda: _doubts(database)),
-        _run_check("reconcile_duration", lambda: reconciliation_checks.of_duration(database, config)),
-        _run_check("orphans", lambda: _orphans(database, config)),
-    ]
-
-
-STORED_CHECKS = (
-    "database",
-    "schema",
-    "database_clock",
-    "scope",
-    "restore",
-    "sweep",
-    "doubts",
-    "reconcile_duration",
-    "orphans",
-)
-_WITH_SETTINGS: dict[str, Callable[[Database, Settings], Check]] = {
-    "reconciliation": reconciliation_checks.of_reconciliation,
-    **personal_data_checks.PERSONAL_DATA_CHECKS,
-}
-_ACTIVITY_NAMES = (*activity_checks.ACTIVITY_CHECKS, *_WITH_SETTINGS)
-DATABASE_CHECKS = (*STORED_CHECKS, *_ACTIVITY_NAMES)
-PROVIDER_CHECKS = ("provider", *circuit_checks.ACCESS_CHECKS, "provider_clock")
+        return [connection, schema, clock, *(_skipped(name, because="schema") for name in _OF_SCHEMA)]
+    of_schema = (_run_check(name, partial(probe, database, config)) for name, probe in _OF_SCHEMA.items())
+    return [connection, schema, clock, *of_schema]
 
 
 def _opened_database(config: Settings) -> tuple[list[Check], datetime | None]:
@@ -291,6 +263,24 @@ def _orphans(database: Database, config: Settings) -> Check:
         " with BINDINGS_ON_ORPHAN=release a reconciliation ends all, also those of other systems"
     )
     return Check(name="orphans", level=Level.WARN, seen=observed, todo=todo)
+
+
+_CONNECTION_CHECKS = ("database", "schema", "database_clock")
+_OF_SCHEMA: dict[str, Callable[[Database, Settings], Check]] = {
+    "scope": _scope,
+    "restore": lambda database, _: _restore(database),
+    "sweep": _sweep,
+    "doubts": lambda database, _: _doubts(database),
+    "reconcile_duration": reconciliation_checks.of_duration,
+    "orphans": _orphans,
+}
+_WITH_SETTINGS: dict[str, Callable[[Database, Settings], Check]] = {
+    "reconciliation": reconciliation_checks.of_reconciliation,
+    **personal_data_checks.PERSONAL_DATA_CHECKS,
+}
+_ACTIVITY_NAMES = (*activity_checks.ACTIVITY_CHECKS, *_WITH_SETTINGS)
+DATABASE_CHECKS = (*_CONNECTION_CHECKS, *_OF_SCHEMA, *_ACTIVITY_NAMES)
+PROVIDER_CHECKS = ("provider", *circuit_checks.ACCESS_CHECKS, "provider_clock")
 
 
 # The provider.
