@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -219,6 +219,102 @@ def _status(error: BindingsError) -> str:
     return code if any(code == status.code for status in statuses.STATUSES) else "other"
 
 
+class _DatabaseGauge(NamedTuple):
+    """A gauge of one of the `HealthMetrics`: its name without the prefix, what it says, and how it is read."""
+
+    name: str
+    description: str
+    read: Callable[[HealthMetrics], float]
+
+
+_DATABASE_GAUGES = (
+    _DatabaseGauge(
+        "doubts_open",
+        "Binds and unbinds whose outcome is not known (counted up to 200)",
+        lambda values: values.doubts,
+    ),
+    _DatabaseGauge(
+        "doubt_oldest_seconds",
+        "Age of the oldest of them; 0 if there is none",
+        lambda values: values.oldest_doubt_s,
+    ),
+    _DatabaseGauge(
+        "sweep_age_seconds",
+        "Seconds since a sweep last finished at any replica",
+        lambda values: float("inf") if values.sweep_age_s is None else values.sweep_age_s,
+    ),
+    _DatabaseGauge(
+        "sweep_lag_seconds",
+        "Seconds since the oldest expiry that is not processed",
+        lambda values: values.sweep_lag_s,
+    ),
+    _DatabaseGauge(
+        "provider_skew_seconds",
+        "Seconds by which the provider's Date header is ahead of this host's clock",
+        lambda values: values.provider_skew_s or 0.0,
+    ),
+    _DatabaseGauge(
+        "pool_use_ratio",
+        "Live bindings divided by the capacity, of the fullest pool whose capacity is known",
+        lambda values: values.pool_use or 0.0,
+    ),
+    _DatabaseGauge("pools_low", "Pools that are low on middle numbers", lambda values: values.pools_low),
+    _DatabaseGauge(
+        "reconcile_seconds",
+        "Seconds that the newest reconciliation on a timer took, or since its start",
+        lambda values: values.reconcile_s,
+    ),
+    _DatabaseGauge(
+        "reconcile_interval_seconds",
+        "Seconds between two reconciliations",
+        lambda values: values.reconcile_interval_s,
+    ),
+    _DatabaseGauge(
+        "orphans_held", "Bindings at the provider that are not ours and hold phones", lambda values: values.orphans
+    ),
+    _DatabaseGauge(
+        "revenants_held",
+        "Bindings that ended here and hold phones at the provider",
+        lambda values: values.revenants,
+    ),
+    _DatabaseGauge(
+        "releases_owed",
+        "Expired bindings that the provider may hold for longer (counted up to 10 000)",
+        lambda values: values.releases_owed,
+    ),
+    _DatabaseGauge(
+        "release_oldest_seconds",
+        "Time since the promised end of the oldest of them; 0 if there is none",
+        lambda values: values.oldest_release_s,
+    ),
+    _DatabaseGauge(
+        "webhook_deliveries_pending",
+        "Webhook deliveries that are pending (counted up to 10 000)",
+        lambda values: values.deliveries_pending,
+    ),
+    _DatabaseGauge(
+        "webhook_deliveries_dead",
+        "Webhook deliveries that are dead (counted up to 10 000)",
+        lambda values: values.deliveries_dead,
+    ),
+    _DatabaseGauge(
+        "seal_age_seconds",
+        "Age of the oldest event that is not sealed; 0 if there is none",
+        lambda values: values.seal_age_s,
+    ),
+    _DatabaseGauge(
+        "phones_to_convert",
+        "Rows whose phones are in digits or under an older key while they are encrypted or a key is rotated",
+        lambda values: values.phones_to_convert,
+    ),
+    _DatabaseGauge(
+        "database_connections_in_use",
+        "Connections in use, or dropped and not yet closed by the server",
+        lambda values: values.connections_in_use,
+    ),
+)
+
+
 class _Gauges:
     """The gauges: values that go up and down."""
 
@@ -226,43 +322,10 @@ class _Gauges:
         def gauge(name: str, description: str, *labels: str) -> Gauge:
             return Gauge(f"bindings_{name}", description, labels, registry=registry)
 
-        self._doubts = gauge("doubts_open", "Binds and unbinds whose outcome is not known (counted up to 200)")
-        self._doubt_age = gauge("doubt_oldest_seconds", "Age of the oldest of them; 0 if there is none")
-        self._sweep_age = gauge("sweep_age_seconds", "Seconds since a sweep last finished at any replica")
-        self._sweep_lag = gauge("sweep_lag_seconds", "Seconds since the oldest expiry that is not processed")
+        self._of_database = [(gauge(name, text), read) for name, text, read in _DATABASE_GAUGES]
         self._circuit = gauge("circuit_open", "1 while the provider refuses this call to the account", "call")
-        self._skew = gauge(
-            "provider_skew_seconds", "Seconds by which the provider's Date header is ahead of this host's clock"
-        )
         self._up = gauge(
             "database_up", "0 if the database could not be read by the last refresh of these metrics, else 1"
-        )
-        self._pool_use = gauge(
-            "pool_use_ratio", "Live bindings divided by the capacity, of the fullest pool whose capacity is known"
-        )
-        self._pools_low = gauge("pools_low", "Pools that are low on middle numbers")
-        self._reconcile = gauge(
-            "reconcile_seconds", "Seconds that the newest reconciliation on a timer took, or since its start"
-        )
-        self._reconcile_interval = gauge("reconcile_interval_seconds", "Seconds between two reconciliations")
-        self._orphans = gauge("orphans_held", "Bindings at the provider that are not ours and hold phones")
-        self._revenants = gauge("revenants_held", "Bindings that ended here and hold phones at the provider")
-        self._releases = gauge(
-            "releases_owed", "Expired bindings that the provider may hold for longer (counted up to 10 000)"
-        )
-        self._release_age = gauge(
-            "release_oldest_seconds", "Time since the promised end of the oldest of them; 0 if there is none"
-        )
-        self._waiting = gauge(
-            "webhook_deliveries_pending", "Webhook deliveries that are pending (counted up to 10 000)"
-        )
-        self._dead = gauge("webhook_deliveries_dead", "Webhook deliveries that are dead (counted up to 10 000)")
-        self._seal_age = gauge(
-            "seal_age_seconds", "Age of the oldest event that is not sealed; 0 if there is none"
-        )
-        self._phones_to_convert = gauge(
-            "phones_to_convert",
-            "Rows whose phones are in digits or under an older key while they are encrypted or a key is rotated",
         )
         self._age = gauge("pass_age_seconds", "Seconds since a job last finished in this process", "task")
         self._progress_age = gauge(
@@ -273,32 +336,13 @@ class _Gauges:
             "binds_in_flight", "Binds, replaces, unbinds and reconciliations that run in this process"
         )
         self._reads = gauge("questions_in_flight", "Reads of the database that run or wait in this process")
-        self._pool = gauge(
-            "database_connections_in_use", "Connections in use, or dropped and not yet closed by the server"
-        )
 
     def set_database(self, values: HealthMetrics) -> None:
         self._up.set(1)
-        self._doubts.set(values.doubts)
-        self._doubt_age.set(values.oldest_doubt_s)
-        self._sweep_age.set(float("inf") if values.sweep_age_s is None else values.sweep_age_s)
-        self._sweep_lag.set(values.sweep_lag_s)
+        for gauge, read in self._of_database:
+            gauge.set(read(values))
         for call in CALLS:
             self._circuit.labels(call).set(call in values.open_circuits)
-        self._skew.set(values.provider_skew_s or 0.0)
-        self._pool.set(values.connections_in_use)
-        self._pool_use.set(values.pool_use or 0.0)
-        self._pools_low.set(values.pools_low)
-        self._reconcile.set(values.reconcile_s)
-        self._reconcile_interval.set(values.reconcile_interval_s)
-        self._orphans.set(values.orphans)
-        self._revenants.set(values.revenants)
-        self._releases.set(values.releases_owed)
-        self._release_age.set(values.oldest_release_s)
-        self._waiting.set(values.deliveries_pending)
-        self._dead.set(values.deliveries_dead)
-        self._seal_age.set(values.seal_age_s)
-        self._phones_to_convert.set(values.phones_to_convert)
 
     def mark_database_down(self) -> None:
         """Note that the database did not answer; its other gauges keep their last values."""
