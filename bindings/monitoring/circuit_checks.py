@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 ACCESS_CHECKS = ("account", "list", "pools")
 CALLS_READ = 200
-CIRCUIT_CHECKS = ("account", "unbinds", "list")
 _CLOSED = "the circuit is closed in this process"
 _UNBINDS = "until then phones stay held until their bindings end; `bindings recover` repeats the unbinds"
 _LIST = "binds do not need the list; until it can be read no scan resolves a doubt or finds bindings of others"

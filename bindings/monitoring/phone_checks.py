@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 
 from bindings.errors import InvalidRequest
 from bindings.jobs.phone_sealing import next_step
-from bindings.monitoring.check import Check, Level
+from bindings.monitoring.check import Check, Level, first_names
 from bindings.store import account, phone_sealing, replicas
 
 if TYPE_CHECKING:
     from bindings.store.database import Database
-
-MAX_NAMES = 5
 
 
 def of_phones(database: Database) -> Check:
@@ -40,9 +38,7 @@ def of_phones(database: Database) -> Check:
         since = database.clock() - replicas.RECENT
         unfit = database.read(phone_sealing.replicas_without, keys, target, since)
     if unfit:
-        observed += f"; processes that lack the keys: {', '.join(unfit[:MAX_NAMES])}"
-        if len(unfit) > MAX_NAMES:
-            observed += f" and {len(unfit) - MAX_NAMES} more"
+        observed += f"; processes that lack the keys: {first_names(unfit)}"
         todo = "restart them with the keys of this process; one that has stopped counts for three minutes"
         return Check(name=name, level=Level.WARN, seen=observed, todo=todo)
     todo_next = next_step(status, keys, [], is_left=False)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from bindings.monitoring.check import Check, Level
+from bindings.monitoring.check import Check, Level, first_names
 from bindings.monitoring.phone_checks import of_phones
 from bindings.store import protection, schema_version
 from bindings.store.schema import HEAD
 from bindings.store.sqlite_connection import files_open_to_others
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from bindings.store.database import Database
-
-MAX_RIGHTS = 5  # that the check names
 
 
 def of_file_modes(database: Database) -> Check:
@@ -62,7 +60,7 @@ def of_rights(database: Database) -> Check:
         todo = "use a role with the rights of `bindings db grants` for the service, and this one to administer it"
         return Check(name=name, level=Level.WARN, seen=observed, todo=todo)
     differences = [
-        f"{words}: {_first(names)}"
+        f"{words}: {first_names(names)}"
         for words, names in (("more than it needs", rights.excess), ("lacking", rights.missing))
         if names
     ]
@@ -73,11 +71,6 @@ def of_rights(database: Database) -> Check:
     return Check(
         name=name, level=Level.OK, seen=f"{rights.role} has the rights that the service needs, and no others"
     )
-
-
-def _first(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_RIGHTS} more" if len(names) > MAX_RIGHTS else ""
-    return ", ".join(names[:MAX_RIGHTS]) + more
 
 
 PROTECTION_CHECKS: dict[str, Callable[[Database], Check]] = {

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bindings.domain.serialization import duration
-from bindings.monitoring.check import Check, Level
+from bindings.monitoring.check import Check, Level, first_names
 from bindings.store import replicas
 
 if TYPE_CHECKING:
     from bindings.store.database import Database
 
-MAX_NAMES = 5  # of processes that the check lists
 BEFORE_REVISIONS = "before 0011"  # such code records no revision
 
 
@@ -26,7 +25,7 @@ def replicas_at_work(database: Database) -> Check:
         version = replica.version, replica.schema_revision or BEFORE_REVISIONS
         names_by_version.setdefault(version, []).append(replica.name)
     versions = "; ".join(
-        f"{len(names)} of version {version} for schema {revision}: {_first_names(names)}"
+        f"{len(names)} of version {version} for schema {revision}: {first_names(sorted(names))}"
         for (version, revision), names in sorted(names_by_version.items())
     )
     observed = f"processes recorded in the last {duration(replicas.RECENT.total_seconds())}: {versions or 'none'}"
@@ -34,7 +33,3 @@ def replicas_at_work(database: Database) -> Check:
         todo = "after an upgrade, replace the processes with the lower version or schema"
         return Check(name="replicas", level=Level.WARN, seen=observed, todo=todo)
     return Check(name="replicas", level=Level.OK, seen=observed)
-
-
-def _first_names(names: list[str]) -> str:
-    return ", ".join(sorted(names)[:MAX_NAMES]) + (", …" if len(names) > MAX_NAMES else "")

@@ -16,7 +16,6 @@ from bindings.domain.budget import Budget
 from bindings.errors import BindingsError
 from bindings.jobs.registry import JOBS
 from bindings.monitoring import activity_checks, health, reconciliation_checks, seal_check
-from bindings.monitoring.circuit_checks import CIRCUIT_CHECKS
 from bindings.provider.statuses import STATUSES
 from bindings.scheduler import Scheduler
 from bindings.web import metrics, middleware
@@ -132,7 +131,11 @@ def test_labels_have_a_fixed_set_of_values(busy: Running) -> None:
         "result": set(sender.RESULTS),
         "limit": set(metrics.LIMITS),
         "budget": set(Budget),
-        "check": {"clocks", "scheduler", "provider_encryption", *CIRCUIT_CHECKS, *health.DATABASE_CHECKS},
+        "check": {
+            *("clocks", "scheduler", "provider_encryption"),
+            *("account", "unbinds", "list"),
+            *health.DATABASE_CHECKS,
+        },
         "task": {*(job.name for job in JOBS), "deliver"},
     }
     for sample in samples(busy):
