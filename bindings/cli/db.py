@@ -37,7 +37,8 @@ def upgrade(*, as_json: bool) -> None:
     if as_json:
         output.emit({**_summary(migrations.current(url)), "before": before})
     else:
-        click.echo(f"schema at {after}" + (" already" if before == after else f", was at {before or 'nothing'}"))
+        changed = "there was none before" if before is None else f"was at {before}"
+        click.echo(f"schema at {after} already" if before == after else f"schema at {after}, {changed}")
     if key is not None:
         _record_first_key(url, key, as_json=as_json)
 

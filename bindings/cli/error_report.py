@@ -54,7 +54,10 @@ def report(error: Exception, *, as_json: bool) -> int:
 
 def lines(error: BindingsError) -> list[str]:
     """Return the text for people: what happened and what the state is, then what to do."""
-    return [f"error: {_summary(error)}.", *filter(None, [_remedy(error)])]
+    summary = _summary(error)
+    is_name = summary[1:2].isupper()  # of a setting or a mode
+    text = summary if is_name else summary[:1].lower() + summary[1:]
+    return [f"error: {text}.", *filter(None, [_remedy(error)])]
 
 
 def _to_bindings_error(error: Exception) -> BindingsError:
@@ -115,7 +118,8 @@ def _summary(error: BindingsError) -> str:
         case errors.OutcomeUnknown(binding=binding):
             until = output.format_instant(binding.held_until)
             held = "" if binding.state.terminal else f", its phones are held until {until}"
-            return f"{error}; binding {binding.id} is {binding.state}{held}"
+            happened = str(error).removesuffix(". Do not bind again")  # the remedy says so
+            return f"{happened}; binding {binding.id} is {binding.state}{held}"
         case _:
             return str(error).rstrip(".")
 

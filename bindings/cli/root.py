@@ -67,8 +67,8 @@ Exit codes:
   0 success
   1 temporarily unavailable, or a check failed
   2 the request, an option or a setting is not valid
-  3 a phone is in use, the idempotency key belongs to another request, or a binding is not active
-    or has been added
+  3 a phone is in use, the idempotency key belongs to another request, a binding is not active,
+    or there are bindings that the dry run did not list
   4 not found
   5 the provider refused or was not reached
   6 outcome unknown: do not bind again
