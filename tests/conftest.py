@@ -20,7 +20,7 @@ from bindings.service import BindingService
 from bindings.store import migrations
 from bindings.testing.databases import memory_folder
 from tests.service import phone_keys
-from tests.service.harness import APP, KEY, SECRET, Clock, ServiceHarness, assert_sound
+from tests.service.harness import Clock, ServiceHarness, account_settings, assert_sound
 from tests.store import compiled_cache, databases
 
 if TYPE_CHECKING:
@@ -173,10 +173,7 @@ def service(database_url: str, simulator: Simulator) -> Iterator[BindingService]
     """Provide a service as an application opens it, on the clock of the database."""
     with BindingService.open(
         database_url=database_url,
-        provider_url=simulator.url,
-        provider_api_key=KEY,
-        provider_api_secret=SECRET,
-        provider_app_id=APP,
+        **account_settings(simulator.url),
         provider_timeout_s=60.0,
         scan_calls_per_s=1_000.0,
     ) as service:

@@ -18,7 +18,7 @@ from bindings.jobs import phone_sealing
 from bindings.service import BindingService
 from bindings.store import phone_sealing as store
 from bindings.store.schema import metadata, replicas
-from tests.service.harness import APP, KEY, SECRET
+from tests.service.harness import account_variables
 from tests.service.phone_keys import write_ring
 
 if TYPE_CHECKING:
@@ -71,10 +71,7 @@ class Workers:
 def workers(own_database_url: str, simulator: Simulator) -> Iterator[Workers]:
     settings = {
         "BINDINGS_DATABASE_URL": own_database_url,
-        "BINDINGS_PROVIDER_URL": simulator.url,
-        "BINDINGS_PROVIDER_API_KEY": KEY,
-        "BINDINGS_PROVIDER_API_SECRET": SECRET,
-        "BINDINGS_PROVIDER_APP_ID": APP,
+        **account_variables(simulator.url),
         "BINDINGS_PROVIDER_TIMEOUT_S": "60",
     }
     workers = Workers(

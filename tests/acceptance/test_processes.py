@@ -22,7 +22,7 @@ from bindings.scheduler import Scheduler
 from bindings.service import BindingService
 from bindings.settings import load
 from bindings.store.database import Database
-from tests.service.harness import APP, KEY, POOL, SECRET, A, B, assert_sound, wait_for
+from tests.service.harness import POOL, A, B, account_settings, account_variables, assert_sound, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,10 +36,7 @@ def settings(database_url: str, simulator: Simulator, **changed: str) -> dict[st
     """Return the environment of a process."""
     return {
         "BINDINGS_DATABASE_URL": database_url,
-        "BINDINGS_PROVIDER_URL": simulator.url,
-        "BINDINGS_PROVIDER_API_KEY": KEY,
-        "BINDINGS_PROVIDER_API_SECRET": SECRET,
-        "BINDINGS_PROVIDER_APP_ID": APP,
+        **account_variables(simulator.url),
         "BINDINGS_SCAN_CALLS_PER_S": "1000",
         "BINDINGS_WEBHOOK_NETWORKS": "127.0.0.0/8,::1",
     } | {f"BINDINGS_{name.upper()}": value for name, value in changed.items()}
@@ -83,10 +80,7 @@ def go(process: subprocess.Popen[str], **arguments: Any) -> None:
 def _settings_values(database_url: str, simulator: Simulator, **changed: Any) -> dict[str, Any]:
     return {
         "database_url": database_url,
-        "provider_url": simulator.url,
-        "provider_api_key": KEY,
-        "provider_api_secret": SECRET,
-        "provider_app_id": APP,
+        **account_settings(simulator.url),
         "scan_calls_per_s": 1_000.0,
         "bind_limit": 64,
     } | changed

@@ -32,7 +32,7 @@ from bindings.jobs.registry import RECONCILE
 from bindings.jobs.runner import JobRunner
 from bindings.service import BindingService
 from bindings.web import server
-from tests.service.harness import APP, KEY, SECRET, hold_answers, wait_for
+from tests.service.harness import account_variables, hold_answers, wait_for
 from tests.web.conftest import run
 
 if TYPE_CHECKING:
@@ -54,10 +54,7 @@ def phones(trip: int) -> dict[str, str]:
 def settings(url: str, simulator: Simulator, **others: str) -> dict[str, str]:
     return {
         "BINDINGS_DATABASE_URL": url,
-        "BINDINGS_PROVIDER_URL": simulator.url,
-        "BINDINGS_PROVIDER_API_KEY": KEY,
-        "BINDINGS_PROVIDER_API_SECRET": SECRET,
-        "BINDINGS_PROVIDER_APP_ID": APP,
+        **account_variables(simulator.url),
         "BINDINGS_PROVIDER_TIMEOUT_S": "60",
     } | others
 

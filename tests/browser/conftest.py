@@ -10,7 +10,7 @@ import pytest
 
 from bindings.service import BindingService
 from tests.browser import seed_data, webdriver
-from tests.service.harness import APP, KEY, SECRET
+from tests.service.harness import account_settings
 from tests.web.conftest import Running, run
 
 if TYPE_CHECKING:
@@ -78,10 +78,7 @@ def console_at(url: str, simulator: Simulator, window: Chromium, day: Day | None
     """Serve a console over a database until the test ends."""
     with BindingService.open(
         database_url=url,
-        provider_url=simulator.url,
-        provider_api_key=KEY,
-        provider_api_secret=SECRET,
-        provider_app_id=APP,
+        **account_settings(simulator.url),
     ) as service:
         for running in run(service):
             yield Console(running=running, window=window, day=day)

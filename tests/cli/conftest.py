@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from bindings.cli.root import root
-from bindings.provider.simulator import API_KEY, API_SECRET
+from tests.service.harness import account_variables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,10 +105,7 @@ def shell(sqlite_url: str, simulator: Simulator) -> Shell:
     return Shell(
         environment={
             "BINDINGS_DATABASE_URL": sqlite_url,
-            "BINDINGS_PROVIDER_URL": simulator.url,
-            "BINDINGS_PROVIDER_API_KEY": API_KEY,
-            "BINDINGS_PROVIDER_API_SECRET": API_SECRET,
-            "BINDINGS_PROVIDER_APP_ID": "4luaKsL2",
+            **account_variables(simulator.url),
             "BINDINGS_PROVIDER_TIMEOUT_S": "2",
             "BINDINGS_SCAN_CALLS_PER_S": "1000",
         }

@@ -32,6 +32,7 @@ from bindings.service import BindingService
 from bindings.store import migrations
 from tests.faults import oracle
 from tests.faults.clock import SharedClock, install_shifted_clock, shift_server
+from tests.service.harness import account_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -194,10 +195,7 @@ class Experiment:
         """Return the settings that every process of this experiment has."""
         return {
             "database_url": self.url,
-            "provider_url": self.simulator.url,
-            "provider_api_key": KEY,
-            "provider_api_secret": SECRET,
-            "provider_app_id": APP,
+            **account_settings(self.simulator.url),
             "provider_timeout_s": 5.0,
             "timestamp_tolerance_s": self.rules.tolerance_s,
             "guard_s": self.rules.guard_s,

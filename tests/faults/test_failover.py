@@ -41,7 +41,7 @@ from bindings.service import BindingService
 from bindings.store import migrations
 from tests.faults.cluster import Binaries, Cluster, ClusterError, find_binaries
 from tests.faults.test_kill import LIMIT_S
-from tests.service.harness import APP, KEY, POOL, SECRET, assert_sound, wait_for
+from tests.service.harness import POOL, account_settings, assert_sound, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -248,10 +248,7 @@ def _open(database_url: str, provider_url: str, *, pool_size: int = 32) -> Bindi
     return BindingService.open(
         actor="failover",
         database_url=database_url,
-        provider_url=provider_url,
-        provider_api_key=KEY,
-        provider_api_secret=SECRET,
-        provider_app_id=APP,
+        **account_settings(provider_url),
         pool_size=pool_size,
         provider_timeout_s=2.0,
         timestamp_tolerance_s=TOLERANCE_S,

@@ -27,7 +27,7 @@ from bindings.store import migrations
 from tests.faults import cluster
 from tests.faults.cluster import Binaries, Node, find_binaries
 from tests.faults.test_failover import _open
-from tests.service.harness import APP, KEY, POOL, SECRET, assert_sound, wait_for
+from tests.service.harness import POOL, account_variables, assert_sound, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,10 +170,7 @@ def program(server: RestorableServer, provider: Simulator, *arguments: str) -> s
     """Run the command line on this database."""
     environment = {
         "BINDINGS_DATABASE_URL": server.node.url,
-        "BINDINGS_PROVIDER_URL": provider.url,
-        "BINDINGS_PROVIDER_API_KEY": KEY,
-        "BINDINGS_PROVIDER_API_SECRET": SECRET,
-        "BINDINGS_PROVIDER_APP_ID": APP,
+        **account_variables(provider.url),
         "BINDINGS_SCAN_CALLS_PER_S": "1000",
     }
     command = [sys.executable, "-m", "bindings", *arguments]

@@ -21,7 +21,7 @@ from bindings.domain.binding import Caller
 from bindings.monitoring import health
 from bindings.store import job_runs, reports
 from bindings.store.schema import HEAD, deliveries, pool_levels, pools, replicas, schema_info
-from tests.service.harness import APP, KEY, POOL, SECRET, A, B, Clock, hold_answers, service_at, wait_for
+from tests.service.harness import APP, POOL, A, B, Clock, account_settings, hold_answers, service_at, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -145,10 +145,7 @@ class World:
     def environment(self, **settings: str | None) -> dict[str, str]:
         values: dict[str, str | None] = {
             "database_url": self.harness.url,
-            "provider_url": self.harness.simulator.url,
-            "provider_api_key": KEY,
-            "provider_api_secret": SECRET,
-            "provider_app_id": APP,
+            **account_settings(self.harness.simulator.url),
         }
         present = {name: value for name, value in (values | settings).items() if value is not None}
         return {f"BINDINGS_{name.upper()}": value for name, value in present.items()}

@@ -133,6 +133,21 @@ class ServiceHarness:
         return entry
 
 
+def account_settings(provider_url: str) -> dict[str, Any]:
+    """Return the settings that name a simulated provider and its account, as arguments of `open` and `load`."""
+    return {
+        "provider_url": provider_url,
+        "provider_api_key": KEY,
+        "provider_api_secret": SECRET,
+        "provider_app_id": APP,
+    }
+
+
+def account_variables(provider_url: str) -> dict[str, str]:
+    """Return the settings of `account_settings` as environment variables."""
+    return {f"BINDINGS_{name.upper()}": value for name, value in account_settings(provider_url).items()}
+
+
 def service_at(
     url: str,
     clock: Clock,
@@ -147,10 +162,7 @@ def service_at(
     Jumps of the clock are accepted, unless the test is about them.
     """
     values = {
-        "provider_url": provider_url,
-        "provider_api_key": KEY,
-        "provider_api_secret": SECRET,
-        "provider_app_id": APP,
+        **account_settings(provider_url),
         "provider_timeout_s": 5.0,
         "scan_calls_per_s": 1_000.0,
     }

@@ -21,9 +21,7 @@ from bindings.store import reserve
 from bindings.store.reserve_call import ReserveCall
 from tests.service.harness import (
     APP,
-    KEY,
     POOL,
-    SECRET,
     A,
     B,
     C,
@@ -33,6 +31,7 @@ from tests.service.harness import (
     G,
     H,
     ServiceHarness,
+    account_settings,
     hold_answers,
     wait_for,
 )
@@ -358,10 +357,7 @@ def test_service_opened_without_connecting_checks_before_a_bind_is_sent(
         with (
             BindingService.open(
                 database_url=url,
-                provider_url=simulator.url,
-                provider_api_key=KEY,
-                provider_api_secret=SECRET,
-                provider_app_id=APP,
+                **account_settings(simulator.url),
                 scope=scope,
                 clock=clock,
                 connect=False,

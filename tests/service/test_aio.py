@@ -20,7 +20,7 @@ from bindings.domain.binding import State
 from bindings.errors import Busy, InvalidRequest, PhoneInUse, SchemaOutOfDate
 from bindings.service import BindingService
 from tests.forking import run_in_child
-from tests.service.harness import APP, KEY, POOL, SECRET, A, B, C, D, hold_answers, wait_for
+from tests.service.harness import POOL, A, B, C, D, account_settings, hold_answers, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -39,10 +39,7 @@ WITHOUT_COROUTINE = {
 def make_service(url: str, simulator: Simulator, **settings: Any) -> AsyncBindingService:
     return AsyncBindingService.open(
         database_url=url,
-        provider_url=simulator.url,
-        provider_api_key=KEY,
-        provider_api_secret=SECRET,
-        provider_app_id=APP,
+        **account_settings(simulator.url),
         provider_timeout_s=60.0,
         **settings,
     )

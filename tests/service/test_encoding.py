@@ -20,7 +20,7 @@ from bindings.store import migrations
 from bindings.store.engine import make_engine
 from bindings.store.temporary_database import name_of
 from tests.provider import sockets
-from tests.service.harness import APP, KEY, POOL, SECRET, A, B, C
+from tests.service.harness import POOL, A, B, C, account_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,10 +62,7 @@ def migrate(url: str) -> None:
 def opened(url: str, provider_url: str) -> BindingService:
     return BindingService.open(
         database_url=url,
-        provider_url=provider_url,
-        provider_api_key=KEY,
-        provider_api_secret=SECRET,
-        provider_app_id=APP,
+        **account_settings(provider_url),
     )
 
 

@@ -23,7 +23,7 @@ from bindings.store import events, fork_gate
 from bindings.store.database import Database
 from bindings.store.schema import events as events_table
 from tests.forking import ChildResult, fork_child, run_in_child
-from tests.service.harness import APP, KEY, POOL, SECRET
+from tests.service.harness import POOL, account_settings, account_variables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,10 +49,7 @@ def open_service(database_url: str, simulator: Simulator, *, connect: bool = Tru
     return BindingService.open(
         connect=connect,
         database_url=database_url,
-        provider_url=simulator.url,
-        provider_api_key=KEY,
-        provider_api_secret=SECRET,
-        provider_app_id=APP,
+        **account_settings(simulator.url),
     )
 
 
@@ -325,10 +322,7 @@ def test_child_that_exits_closes_nothing_of_the_parent(
         env=environment
         | {
             "BINDINGS_DATABASE_URL": database_url,
-            "BINDINGS_PROVIDER_URL": simulator.url,
-            "BINDINGS_PROVIDER_API_KEY": KEY,
-            "BINDINGS_PROVIDER_API_SECRET": SECRET,
-            "BINDINGS_PROVIDER_APP_ID": APP,
+            **account_variables(simulator.url),
         },
         capture_output=True,
         text=True,

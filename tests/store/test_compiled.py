@@ -27,7 +27,7 @@ from bindings.store.queries import Lookups, lookup
 from bindings.store.schema import bindings
 from bindings.validation.fields import position_after
 from tests.faults.proxy import CommitProxy
-from tests.service.harness import APP, KEY, SECRET
+from tests.service.harness import account_settings
 from tests.service.phone_keys import phone_keys
 
 if TYPE_CHECKING:
@@ -241,10 +241,7 @@ def test_success_is_recorded_while_lookups_use_all_their_connections(
     """And lookups run while a write uses its only connection: they are the pools of two engines."""
     with BindingService.open(
         database_url=postgres_url,
-        provider_url=simulator.url,
-        provider_api_key=KEY,
-        provider_api_secret=SECRET,
-        provider_app_id=APP,
+        **account_settings(simulator.url),
         pool_size=1,
     ) as service:
         database = service.runtime.database

@@ -31,7 +31,7 @@ from bindings.store.grants import FUNCTION
 from bindings.store.phone_keys import PLAIN, KeyNumbers
 from bindings.store.reserve_call import ReserveCall
 from bindings.store.schema import account, bindings, events, holds
-from tests.service.harness import APP, KEY, NOON, POOL, SECRET, A, B, C, Clock, D, in_threads, wait_for
+from tests.service.harness import APP, NOON, POOL, A, B, C, Clock, D, account_settings, in_threads, wait_for
 from tests.service.phone_keys import phone_keys
 from tests.store.test_reserve import CALLER, TERMS, request
 
@@ -623,10 +623,7 @@ def plain_service(postgres_url: str, simulator: Simulator) -> Iterator[BindingSe
 def open_service(url: str, simulator: Simulator) -> BindingService:
     return BindingService.open(
         database_url=url,
-        provider_url=simulator.url,
-        provider_api_key=KEY,
-        provider_api_secret=SECRET,
-        provider_app_id=APP,
+        **account_settings(simulator.url),
     )
 
 

@@ -18,7 +18,7 @@ from bindings.monitoring.check import Level
 from bindings.service import BindingService
 from bindings.store import migrations, temporary_database
 from bindings.store.schema import HEAD
-from tests.service.harness import APP, KEY, POOL, SECRET, A, B, C
+from tests.service.harness import POOL, A, B, C, account_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,10 +69,7 @@ def test_schema_in_a_database_of_an_application_serves_as_one_of_its_own(
     with (
         BindingService.open(
             database_url=shared_url,
-            provider_url=simulator.url,
-            provider_api_key=KEY,
-            provider_api_secret=SECRET,
-            provider_app_id=APP,
+            **account_settings(simulator.url),
         ) as service,
         BindingService.open(database_url=by_url) as other,
     ):

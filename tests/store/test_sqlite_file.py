@@ -21,7 +21,7 @@ from bindings.monitoring import health
 from bindings.monitoring.check import Check, Level
 from bindings.service import BindingService
 from bindings.store import events
-from tests.service.harness import APP, KEY, POOL, SECRET, A, B, C, D, in_threads, wait_for
+from tests.service.harness import POOL, A, B, C, D, account_settings, in_threads, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,10 +49,7 @@ def opened(sqlite_url: str, simulator: Simulator) -> Iterator[BindingService]:
 def open_service(url: str, simulator: Simulator) -> BindingService:
     return BindingService.open(
         database_url=url,
-        provider_url=simulator.url,
-        provider_api_key=KEY,
-        provider_api_secret=SECRET,
-        provider_app_id=APP,
+        **account_settings(simulator.url),
         scan_calls_per_s=1_000.0,
     )
 

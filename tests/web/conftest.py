@@ -14,7 +14,7 @@ from bindings.service import BindingService
 from bindings.testing.http_service import run_server
 from bindings.web import executors
 from bindings.web.state import AppState
-from tests.service.harness import APP, KEY, POOL, SECRET, A, B
+from tests.service.harness import POOL, A, B, account_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,10 +80,7 @@ def alone(database_url: str) -> Iterator[Running]:
         Simulator() as simulator,
         BindingService.open(
             database_url=database_url,
-            provider_url=simulator.url,
-            provider_api_key=KEY,
-            provider_api_secret=SECRET,
-            provider_app_id=APP,
+            **account_settings(simulator.url),
         ) as service,
     ):
         yield from run(service)

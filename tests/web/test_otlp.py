@@ -20,7 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from bindings.errors import InvalidRequest
 from bindings.monitoring import otlp
 from bindings.web.metrics import Metrics
-from tests.service.harness import KEY, SECRET, A, B, wait_for
+from tests.service.harness import A, B, account_variables, wait_for
 from tests.web.conftest import BIND
 
 if TYPE_CHECKING:
@@ -91,10 +91,7 @@ def test_serve_exports_its_traces_and_every_metric_once(sqlite_url: str, simulat
     }
     environment |= {
         "BINDINGS_DATABASE_URL": sqlite_url,
-        "BINDINGS_PROVIDER_URL": simulator.url,
-        "BINDINGS_PROVIDER_API_KEY": KEY,
-        "BINDINGS_PROVIDER_API_SECRET": SECRET,
-        "BINDINGS_PROVIDER_APP_ID": "4luaKsL2",
+        **account_variables(simulator.url),
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_METRIC_EXPORT_INTERVAL": "1000",
         "NO_PROXY": "127.0.0.1",

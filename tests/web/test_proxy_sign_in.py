@@ -15,7 +15,7 @@ from urllib.parse import quote_plus
 import pytest
 
 from bindings.service import BindingService
-from tests.service.harness import APP, KEY, POOL, SECRET, A, B
+from tests.service.harness import POOL, A, B, account_settings
 from tests.web.conftest import run
 from tests.web.pages import Page
 
@@ -46,10 +46,7 @@ def running(database_url: str, simulator: Simulator) -> Iterator[Running]:
     """Provide a service behind a proxy that signs people in; a key exists."""
     with BindingService.open(
         database_url=database_url,
-        provider_url=simulator.url,
-        provider_api_key=KEY,
-        provider_api_secret=SECRET,
-        provider_app_id=APP,
+        **account_settings(simulator.url),
         **SETTINGS,  # type: ignore[arg-type]
     ) as service:
         for running in run(service, local_admin=False):

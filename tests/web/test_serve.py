@@ -26,7 +26,17 @@ from bindings.access import api_keys
 from bindings.cli.root import root
 from bindings.provider.simulator import Call, Fault, FaultKind
 from bindings.web.api import openapi
-from tests.service.harness import APP, KEY, POOL, SECRET, C, D, hold_answers, in_threads, wait_for
+from tests.service.harness import (
+    KEY,
+    POOL,
+    SECRET,
+    C,
+    D,
+    account_variables,
+    hold_answers,
+    in_threads,
+    wait_for,
+)
 from tests.web.conftest import BIND
 
 if TYPE_CHECKING:
@@ -103,10 +113,7 @@ def a_host(database_url: str, simulator: Simulator, folder: Path) -> Host:
     plain = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")}
     settings = {
         "BINDINGS_DATABASE_URL": database_url,
-        "BINDINGS_PROVIDER_URL": simulator.url,
-        "BINDINGS_PROVIDER_API_KEY": KEY,
-        "BINDINGS_PROVIDER_API_SECRET": SECRET,
-        "BINDINGS_PROVIDER_APP_ID": APP,
+        **account_variables(simulator.url),
         "BINDINGS_PROVIDER_TIMEOUT_S": "20",
         "BINDINGS_SCAN_CALLS_PER_S": "1000",
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bindings.scheduler import Scheduler
 from bindings.service import BindingService
-from tests.service.harness import APP, KEY, SECRET, wait_for
+from tests.service.harness import account_settings, wait_for
 from tests.service.phone_keys import write_ring, write_sealed
 from tests.service.phone_traces import dump_of, traces_in
 from tests.web.conftest import Running, run
@@ -62,10 +62,7 @@ def test_run_with_encrypted_phones_leaves_no_trace_of_a_thousand_phones(
     caplog.set_level(logging.DEBUG)
     with BindingService.open(
         database_url=own_database_url,
-        provider_url=simulator.url,
-        provider_api_key=KEY,
-        provider_api_secret=SECRET,
-        provider_app_id=APP,
+        **account_settings(simulator.url),
         phone_keys_file=str(write_ring(tmp_path / "ring")),
         erasure_journal=str(tmp_path / "erasures.jsonl"),
     ) as service:
