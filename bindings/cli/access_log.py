@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 def access_log(*, as_json: bool, **filters: RawValue) -> None:
     """List reveals, searches by a phone, exports and administrative acts, newest first.
 
-    With a filter other than the period, one call looks at a limited number of entries, and says
-    back to which time.
+    With a filter other than the period, one call looks at a limited number of entries, and says back to which
+    time.
     """
     with context.open_service(as_json=as_json) as service:
         page = service.access_log.entries(**filters)

@@ -38,8 +38,8 @@ def serve(*, host: str, port: RawValue, no_scheduler: bool, local_admin: bool, a
 
     Requests in flight complete before the process exits. Callers need a key (`bindings keys create`). Until one
     exists, a link that can be used once is printed to sign in to the console on this host. The first page is the
-    console, /docs is the documentation of the API, and /readyz tells load balancers if this replica
-    can serve. Needs the extra `server`.
+    console, /docs is the documentation of the API, and /readyz tells load balancers whether this replica can
+    serve. Needs the extra `server`.
     """
     from bindings.extras import require_extra
     from bindings.validation.requests import FieldErrors

@@ -65,7 +65,7 @@ class RefusalFilters:
     actor: str | None = None
 
 
-# What never changes of a binding: these tell later whether an earlier search may have had it.
+# Filters on what never changes of a binding: by these it is known later whether an earlier export may have had it.
 FIXED_FILTERS = ("mode", "app_id", "pool_number", "actor", "reference", "reference_prefix")
 
 HELP = {

@@ -24,9 +24,8 @@ def run_in_batches(
 ) -> tuple[int, int, bool]:
     """Call `run_batch` until a batch is not full; return rows, batches, and whether it finished.
 
-    If time is up or the run is to stop, it returns earlier.
-    Each batch starts where the last one ended, in order of time: rows that become due before that are left to the
-    next run.
+    If time is up or the run is to stop, it returns earlier. Each batch starts where the last one ended, in order
+    of time: rows that become due before that are left to the next run.
     """
     deadline = clock.monotonic() + budget_s
     rows = batches = 0

@@ -1,7 +1,7 @@
 """Gives each job what it needs from the runtime.
 
-What a job does is in its own module; when it runs is decided in `scheduler`.
-Every job is safe to repeat and to run in several processes at the same time. No SQL, no HTTP and no timer here.
+What a job does is in its own module; when it runs is decided in `scheduler`. Every job is safe to repeat and to
+run in several processes at the same time. No SQL, no HTTP and no timer here.
 """
 
 from __future__ import annotations

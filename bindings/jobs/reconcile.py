@@ -105,9 +105,8 @@ def reconcile(
 ) -> ReconcileResult:
     """Scan every list, act on what differs, store the report, and return the counts.
 
-    A stop ends it within the time of one page or one row; the report says so, and the next run reads again.
-
-    Safe to repeat, and to run beside anything else. `Busy` if the database is away.
+    A stop ends it within the time of one page or one row; the report says so, and the next run reads again. Safe
+    to repeat, and to run beside anything else. `Busy` if the database is away.
     """
     database, settings = runtime.database, runtime.settings
     started_at = database.clock()

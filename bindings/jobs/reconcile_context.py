@@ -66,10 +66,9 @@ class Findings:
     def record(self, case: str, app_id: str | None, *, action: str = "", **facts: object) -> None:
         """Count a case and add it to the report; `facts` are ids and instants, never a phone.
 
-        `app_id` is None if the list was that of the account.
-
-        A case that the settings say to observe is counted as `observed`: nothing was done about it. A case
-        that a second reading of the list shows again is counted once.
+        `app_id` is None if the list was that of the account. A case that the settings say to observe is counted as
+        `observed`: nothing was done about it. A case that a second reading of the list shows again is counted
+        once.
         """
         key = (case, app_id, facts.get("binding_id"), facts.get("bind_id"))
         if case in ONCE_PER_BINDING and key in self._recorded:

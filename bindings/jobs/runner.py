@@ -43,12 +43,9 @@ class JobRunner:
     def run_once_per_period(self, job: JobSpec, period_s: float, control: RunControl | None = None) -> Any | None:
         """Run a job unless it has no work or another replica has claimed this period.
 
-        Returns its counts, or None if it was not run.
-
-        A run that was stopped gives its period back: the next process that looks runs the job again.
-
-        A job that reads the provider's list is not run while this process knows that the list is refused. `Busy`
-        if the database's clock cannot be trusted.
+        Returns its counts, or None if it was not run. A run that was stopped gives its period back: the next
+        process that looks runs the job again. A job that reads the provider's list is not run while this process
+        knows that the list is refused. `Busy` if the database's clock cannot be trusted.
         """
         self._runtime.clocks.require_trusted_database()
         client = self._runtime.client

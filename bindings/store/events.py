@@ -5,9 +5,9 @@ No event contains a phone, nor a reference: `COLUMNS` reads that with it, becaus
 person or the provider wrote is stored apart (`texts`), and is read with the page of events.
 
 The order of the feed is (tx, position). A reader sees only events below the oldest running transaction, so an
-event that commits late is waited for and never skipped. The number of a transaction is its id in the cluster, and
-`account.tx_offset` (`cluster_move`). `change_tx` of a binding never decreases, so that the
-events of one binding keep their order even if the second writer has the older transaction id.
+event that commits late is waited for and never skipped. The number of a transaction is its id in the cluster plus
+`account.tx_offset` (`cluster_move`). `change_tx` of a binding never decreases, so that the events of one binding
+keep their order even if the second writer has the older transaction id.
 """
 
 from __future__ import annotations
