@@ -31,7 +31,7 @@ SLOW_DRIFT_S = 1.0
 RECHECK_S = 10.0  # while a clock is in doubt: between two measurements, and between the two readings that end it
 
 _WAITS = "binds wait and nothing ends by time until the clocks agree"
-SET_CLOCK = "set the clock that is wrong (NTP)"
+_SET_CLOCK = "set the clock that is wrong (NTP)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +96,8 @@ class ClockMonitor:
     def remedy(self) -> str:
         """What to do about the error."""
         if self._doubt is None or self._independent_host or self._provider_dates:
-            return SET_CLOCK
-        return f"{SET_CLOCK}; if it is right now, restart this process: it has no other clock to compare with"
+            return _SET_CLOCK
+        return f"{_SET_CLOCK}; if it is right now, restart this process: it has no other clock to compare with"
 
     @property
     def probe_due(self) -> bool:

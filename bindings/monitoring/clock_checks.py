@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bindings.lifecycle.clock_monitor import MAX_SKEW_S, SET_CLOCK, WARN_SKEW_S
+from bindings.lifecycle.clock_monitor import MAX_SKEW_S, WARN_SKEW_S
 from bindings.monitoring.check import Check, Level
 from bindings.provider import statuses
 from bindings.provider.outcome import ProviderPage
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from bindings.lifecycle.clock_monitor import ClockMonitor
     from bindings.provider.client import ProviderClient
     from bindings.provider.outcome import Refused
+
+_SET_CLOCK = "set the clock that is wrong (NTP)"
 
 
 def of_replica(clocks: ClockMonitor) -> Check:
@@ -33,10 +35,10 @@ def of_database(skew_s: float) -> Check:
     """Return the check of the database's clock, which is `skew_s` seconds ahead of this host's."""
     name, observed = "database_clock", f"the database's clock is {skew_s:+z.1f} s from this host's"
     if abs(skew_s) > MAX_SKEW_S:
-        todo = f"{SET_CLOCK}: past {MAX_SKEW_S:.0f} s binds are refused"
+        todo = f"{_SET_CLOCK}: past {MAX_SKEW_S:.0f} s binds are refused"
         return Check(name=name, level=Level.RED, seen=observed, todo=todo)
     if abs(skew_s) > WARN_SKEW_S:
-        return Check(name=name, level=Level.WARN, seen=observed, todo=SET_CLOCK)
+        return Check(name=name, level=Level.WARN, seen=observed, todo=_SET_CLOCK)
     return Check(name=name, level=Level.OK, seen=observed)
 
 

@@ -774,7 +774,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     bug(
         "end_of_the_predecessor_is_not_recorded",
-        "bindings.lifecycle.replace:_clear",
+        "bindings.lifecycle.replace:_record_end",
         replace(compares("reason"), "False"),
         tests=REPLACE,
         detected_by="release_that_is_owed and sqlite",
