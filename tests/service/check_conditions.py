@@ -37,20 +37,11 @@ if TYPE_CHECKING:
 ROOT = Path(health.__file__).parents[1]
 MODULES = (
     "monitoring/health.py",
-    "monitoring/activity_checks.py",
-    "monitoring/circuit_checks.py",
-    "monitoring/clock_checks.py",
-    "monitoring/encryption_checks.py",
-    "monitoring/feed_check.py",
-    "monitoring/personal_data_checks.py",
-    "monitoring/phone_checks.py",
-    "monitoring/protection_checks.py",
-    "monitoring/reconciliation_checks.py",
-    "monitoring/replica_check.py",
-    "monitoring/seal_check.py",
+    *sorted(f"monitoring/{path.name}" for path in (ROOT / "monitoring").glob("*_check*.py")),
 )
 # Sentences that a check takes from other modules, by function.
 FUNCTIONS = {
+    "monitoring/check.py": ("first_names",),
     "lifecycle/clock_monitor.py": ("bind_error", "_cause", "remedy"),
     "store/schema_version.py": ("describe", "remedy"),
     "provider/circuit.py": ("describe", "_repeatable"),
