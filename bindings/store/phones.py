@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import BindParameter, ColumnElement, Dialect
 
-    from bindings.store.phone_keys import DataKey, KeyNumbers
+    from bindings.store.phone_keys import DataKey, KeyNumbers, PhoneKeys
 
 SUFFIX = "_sealed"
 SALT = "facts_salt"
@@ -92,8 +92,7 @@ def stored(
 
     Raises `Busy` if this process lacks the keys that phones are written with.
     """
-    require_keys(dialect, numbers)
-    keys = keys_of(dialect)
+    keys = require_keys(dialect, numbers)
     if keys is None or numbers.index is None or numbers.data is None:
         return {name: None if phone is None else phone.key for name, phone in phones.items()}
     key = keys.data_key(numbers.data)
@@ -127,8 +126,8 @@ def opened_salt(key: DataKey | None, table: str, row_id: str, stored_text: str) 
     return key.open_bytes(column, row_id, urlsafe_b64decode(stored_text.removeprefix(BLIND))).hex()
 
 
-def require_keys(dialect: Dialect, numbers: KeyNumbers) -> None:
-    """Raise `Busy` if this process lacks the keys that phones are written with."""
+def require_keys(dialect: Dialect, numbers: KeyNumbers) -> PhoneKeys | None:
+    """Return the keys of this process; raise `Busy` if it lacks those that phones are written with."""
     keys = keys_of(dialect)
     if numbers.index is not None and (keys is None or not keys.has(numbers)):
         raise Busy(
@@ -136,12 +135,12 @@ def require_keys(dialect: Dialect, numbers: KeyNumbers) -> None:
             " does not have; nothing was done",
             todo=f"restart this process with these keys in {VARIABLES}",
         )
+    return keys
 
 
 def fingerprint(dialect: Dialect, numbers: KeyNumbers, digest: str) -> str:
     """Return what is stored of the unkeyed digest of a request."""
-    require_keys(dialect, numbers)
-    keys = keys_of(dialect)
+    keys = require_keys(dialect, numbers)
     return digest if keys is None or numbers.index is None else keys.fingerprint(numbers.index, digest)
 
 

@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from functools import cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import String, and_, bindparam, literal_column, null, select, type_coerce, union
@@ -29,6 +30,7 @@ from bindings.store.bindings import (
     find,
     idempotency_key,
     in_state,
+    new_binding,
     new_value,
     to_binding,
 )
@@ -68,8 +70,11 @@ _DETAIL = (
 )
 
 _REQUESTED = tuple(field.name for field in fields(BindRequest))
+_requested_values = attrgetter(*_REQUESTED)
+_UNSET = dict.fromkeys(FIELDS)
 
 SEND_WINDOW_S = 5.0  # from the intent to the last instant at which its request may be sent
+_SEND_WINDOW = timedelta(seconds=SEND_WINDOW_S)
 SETTLE_MARGIN_S = 1.0  # past the call's own timeout
 ATTEMPTS = 3
 LOCK_TIMEOUT_S = 4.0  # below the send window: a request that cannot be sent in time need not wait longer
@@ -91,13 +96,21 @@ class BindLimits:
 
         `expire_s` are the seconds that the provider is asked for.
         """
-        send_by = at + timedelta(seconds=SEND_WINDOW_S)
+        until_send, until_settle, until_free = self.durations(expire_s)
         return {
             "requested_at": at,
-            "send_by": send_by,
-            "settle_by": send_by + timedelta(seconds=self.call_timeout_s + SETTLE_MARGIN_S),
-            "held_until": send_by + timedelta(seconds=self.tolerance_s + expire_s + self.guard_for(expire_s)),
+            "send_by": at + until_send,
+            "settle_by": at + until_settle,
+            "held_until": at + until_free,
         }
+
+    def durations(self, expire_s: int) -> tuple[timedelta, timedelta, timedelta]:
+        """Return how long after its record an intent may be sent, must be settled, and holds its phones."""
+        return (
+            _SEND_WINDOW,
+            timedelta(seconds=SEND_WINDOW_S + self.call_timeout_s + SETTLE_MARGIN_S),
+            timedelta(seconds=SEND_WINDOW_S + self.tolerance_s + expire_s + self.guard_for(expire_s)),
+        )
 
     def warning(self, request: BindRequest) -> int | None:
         """Return how many seconds before its end to warn, or None; the setting applies to longer bindings only."""
@@ -211,7 +224,7 @@ def lock_phones(
 
 def lock_keys(scope: str, phones: Iterable[Phone]) -> list[int]:
     """Return the keys of the locks of these phones, each once; they are acquired in sorted order."""
-    return list(dict.fromkeys(_lock_key(scope, phone.key) for phone in phones))
+    return list({_lock_key(scope, phone.key): None for phone in phones})
 
 
 def record(
@@ -365,12 +378,11 @@ def new_intent(
     binding_id: str, request: BindRequest, limits: BindLimits, caller: Caller, now: datetime
 ) -> Binding:
     """Return the pending binding of a request that is recorded at the instant `now`."""
-    unset = dict.fromkeys(FIELDS)
-    requested = {name: getattr(request, name) for name in _REQUESTED}
+    requested = dict(zip(_REQUESTED, _requested_values(request), strict=True))
     initial = {"id": binding_id, "scope": limits.scope, "state": State.PENDING, "version": 1}
     origin = {"actor": caller.actor, "request_id": caller.request_id, "warn_s": limits.warning(request)}
-    deadlines = limits.lifetimes(now, request.provider_expire_s)
-    return Binding(**(unset | requested | initial | origin | deadlines))  # type: ignore[arg-type]
+    values = {**_UNSET, **requested, **initial, **origin, **limits.lifetimes(now, request.provider_expire_s)}
+    return new_binding(values.values())
 
 
 def _insert(tx: Transaction, binding: Binding, caller: Caller, key_column: str, numbers: KeyNumbers) -> bool:

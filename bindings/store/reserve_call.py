@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ from bindings.store.phone_keys import PLAIN, keys_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from datetime import datetime
 
     from sqlalchemy import ColumnElement
 
@@ -54,7 +55,6 @@ NOT_CALLABLE = {
     "25004": "default_transaction_isolation of the user or the database is not read committed",
 }
 _MICROSECOND = timedelta(microseconds=1)
-_ANY_INSTANT = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 class ReserveCall:
@@ -134,13 +134,13 @@ def _values(
 ) -> dict[str, Any]:
     """Return the values of the parameters that the clock and the known version are not in."""
     dialect, numbers = tx.connection.dialect, storage.numbers
-    pair = (request.phone_a, request.phone_b)
-    warn_s, salt = limits.warning(request), new_salt()
+    phones = {"phone_a": request.phone_a, "phone_b": request.phone_b}
+    pair, salt = phones.values(), new_salt()
     digest = reserve.fingerprint(request)
-    lifetimes = limits.lifetimes(_ANY_INSTANT, request.provider_expire_s)
+    until_send, until_settle, until_free = limits.durations(request.provider_expire_s)
     row: dict[str, Any] = {
         "id": binding_id,
-        "mode": request.mode.value,
+        "mode": str(request.mode),
         "pool_number": request.pool_number,
         "app_id": request.app_id,
         "scope": limits.scope,
@@ -149,16 +149,14 @@ def _values(
         "idempotency_key": request.idempotency_key,
         "expire_s": request.expire_s,
         "max_expire_s": request.max_expire_s,
-        "warn_s": warn_s,
+        "warn_s": limits.warning(request),
     }
-    facts = row | {"phone_a": pair[0].digits, "phone_b": pair[1].digits, "replaces": None}
-    row |= {
-        "request_id": caller.request_id,
-        "fingerprint": None if digest is None else stored_phones.fingerprint(dialect, numbers, digest),
-        "facts_salt": stored_phones.stored_salt(dialect, numbers, "bindings", binding_id, salt),
-    }
-    row |= stored_phones.stored(dialect, numbers, "bindings", binding_id, {"phone_a": pair[0], "phone_b": pair[1]})
+    facts = {**row, "phone_a": request.phone_a.digits, "phone_b": request.phone_b.digits, "replaces": None}
+    row |= stored_phones.stored(dialect, numbers, "bindings", binding_id, phones)
     return {f"new_{name}": value for name, value in row.items()} | {
+        "new_request_id": caller.request_id,
+        "new_fingerprint": None if digest is None else stored_phones.fingerprint(dialect, numbers, digest),
+        "new_facts_salt": stored_phones.stored_salt(dialect, numbers, "bindings", binding_id, salt),
         "lock_wait": f"{reserve.LOCK_TIMEOUT_S}s",
         "lock_keys": _array(map(str, sorted(reserve.lock_keys(limits.scope, pair)))),
         "index_key": numbers.index,
@@ -166,9 +164,9 @@ def _values(
         "all_sealed": storage.all_sealed,
         "stored_phones": _array(stored_phones.forms(dialect, *pair, index_key=storage.only_index_key)),
         "allowed_holders": allowed_holders(limits.policy, request.mode),
-        "send_us": (lifetimes["send_by"] - _ANY_INSTANT) // _MICROSECOND,
-        "settle_us": (lifetimes["settle_by"] - _ANY_INSTANT) // _MICROSECOND,
-        "held_us": (lifetimes["held_until"] - _ANY_INSTANT) // _MICROSECOND,
+        "send_us": until_send // _MICROSECOND,
+        "settle_us": until_settle // _MICROSECOND,
+        "held_us": until_free // _MICROSECOND,
         "facts": facts_hash(salt, facts, OF_BINDING),
         "trace": telemetry.traceparent(),
         "event_key_id": caller.key_id,
@@ -189,7 +187,8 @@ def allowed_holders(policy: Policy, mode: Mode) -> str:
 
 def _array(texts: Iterable[str]) -> str:
     """Return an array of texts without quotes, as PostgreSQL reads it: the driver takes longer to write one."""
-    return "{{{}}}".format(",".join(f'"{text}"' for text in texts))
+    quoted = '","'.join(texts)
+    return f'{{"{quoted}"}}' if quoted else "{}"
 
 
 def _statement() -> CompiledStatement:
