@@ -81,7 +81,7 @@ class ProcessMark:
 
     def check(self, name: str, remedy: str) -> None:
         """Raise `ForkedProcessError` in a child of that process; `name` is the object, `remedy` what to do."""
-        if not self.is_this_process:
+        if self._process != os.getpid():
             raise ForkedProcessError(
                 f"{name} belongs to process {self._process}, from which this one was forked: nothing was done;"
                 f" {remedy}"

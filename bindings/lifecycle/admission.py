@@ -6,8 +6,7 @@ here, and the provider's answers are not interpreted here.
 
 from __future__ import annotations
 
-import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from bindings.errors import Busy, ProviderAccountRefused
@@ -41,51 +40,57 @@ class BindAdmission(ForkSensitive):
         self._client = client
         self._clocks = clocks
         self._limit = limit
-        self._slots = threading.BoundedSemaphore(limit)
+        self._free_slots = [None] * limit  # a list: a semaphore would take a lock and ten calls for each bind
         self.watch_forks()
 
     def after_fork_in_child(self) -> None:
         """Free every slot."""
-        self._slots = threading.BoundedSemaphore(self._limit)
+        self._free_slots = [None] * self._limit
 
     @contextmanager
     def slot(self, app_id: str) -> Iterator[None]:
         """Hold one of the slots while a bind runs; raise `Busy` or `ProviderAccountRefused` immediately."""
-        if not self._slots.acquire(blocking=False):
-            raise Busy("too many binds are in flight in this process", retry_after_s=RETRY_AFTER_S)
+        slots = self._free_slots  # what a forked child puts back is not taken from its own
+        try:
+            slots.pop()
+        except IndexError:
+            raise Busy("too many binds are in flight in this process", retry_after_s=RETRY_AFTER_S) from None
         try:
             if self._client is None:
                 yield
             else:
-                with _closed_circuit(self._client.circuits.bind):
+                with _ClosedCircuit(self._client.circuits.bind):
                     self._clocks.require_trusted(app_id)
                     yield
         finally:
-            self._slots.release()
+            slots.append(None)
 
-    @contextmanager
-    def unbind_accepted(self) -> Iterator[None]:
+    def unbind_accepted(self) -> AbstractContextManager[None]:
         """Run a call that begins with an unbind; raise `ProviderAccountRefused` if it would be refused now."""
-        with nullcontext() if self._client is None else _closed_circuit(self._client.circuits.unbind):
-            yield
+        return nullcontext() if self._client is None else _ClosedCircuit(self._client.circuits.unbind)
 
 
-@contextmanager
-def _closed_circuit(circuit: CircuitBreaker) -> Iterator[None]:
-    """Run a call unless its circuit is open; the trial call of an open circuit is such a call.
+class _ClosedCircuit:
+    """A `with` block that runs unless a circuit is open; the trial call of an open circuit is such a block.
 
     One that is let through and ends without a request (a phone is held here, a key is replayed) leaves the trial
     call to the next one.
     """
-    rejection = circuit.check()
-    if rejection is not None:
-        raise _circuit_error(rejection)
-    is_trial = circuit.cause is not None
-    try:
-        yield
-    finally:
-        if is_trial:
-            circuit.release_trial()
+
+    __slots__ = ("_circuit", "_is_trial")
+
+    def __init__(self, circuit: CircuitBreaker) -> None:
+        self._circuit = circuit
+
+    def __enter__(self) -> None:
+        rejection = self._circuit.check()
+        if rejection is not None:
+            raise _circuit_error(rejection)
+        self._is_trial = self._circuit.cause is not None
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_trial:
+            self._circuit.release_trial()
 
 
 def _circuit_error(rejection: CircuitOpen) -> Busy | ProviderAccountRefused:

@@ -23,7 +23,7 @@ from bindings.http_transport import NotSent, Unknown
 from bindings.lifecycle.clocks import SendClock
 from bindings.lifecycle.older_releases import PROMISED_ENDS
 from bindings.lifecycle.refusals import record_account_refusal, record_conflict
-from bindings.lifecycle.resolution_times import add_retry_after
+from bindings.lifecycle.resolution_times import RetryAfter
 from bindings.lifecycle.storable import require_storable, storable_outcome
 from bindings.lifecycle.unbind import finish_unbind
 from bindings.provider.outcome import BindSucceeded, Refusal, Refused
@@ -75,7 +75,7 @@ def admit(
     `key_owner` is the actor that the key belongs to. An error of `call` that has a `binding_id` is its own and no
     reason to replay.
     """
-    with add_retry_after(runtime):
+    with RetryAfter(runtime):
         return _admit(runtime, request, call, key_owner)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bindings.clock import SYSTEM_CLOCK
 from bindings.errors import ClockInDoubt
@@ -34,8 +34,7 @@ _WAITS = "binds wait and nothing ends by time until the clocks agree"
 _SET_CLOCK = "set the clock that is wrong (NTP)"
 
 
-@dataclass(frozen=True, slots=True)
-class _Reading:
+class _Reading(NamedTuple):
     """The database's clock in Unix seconds, and the monotonic clock then."""
 
     database: float
@@ -225,8 +224,10 @@ class ClockMonitor:
 
     def require_trusted(self, app_id: str) -> None:
         """Raise `ClockInDoubt` if no bind may be sent; only after an error are the clocks read again here."""
-        self._recheck(app_id, self.bind_error)
-        self._raise_if(self.bind_error)
+        error = self.bind_error
+        if error is not None:
+            self._recheck(app_id, error)
+            self._raise_if(self.bind_error)
         self._warn_of_skew()
 
     def _raise_if(self, error: str | None) -> None:
@@ -251,9 +252,11 @@ class ClockMonitor:
     def _warn_of_skew(self) -> None:
         """Log a skew that does not stop binds, at most once a minute."""
         to_provider = 0.0 if self._client is None else self._client.clock.measured_skew_s or 0.0
+        if abs(self._database_skew_s) <= WARN_SKEW_S and abs(to_provider) <= WARN_SKEW_S:
+            return
         skews = {"the database's clock": self._database_skew_s, "the provider's Date header": to_provider}
         other, skew_s = max(skews.items(), key=lambda item: abs(item[1]))
         now = self._clock.monotonic()
-        if abs(skew_s) > WARN_SKEW_S and now > self._warned_at + WARN_INTERVAL_S:
+        if now > self._warned_at + WARN_INTERVAL_S:
             self._warned_at = now
             _log.warning("this host's clock and %s are %.0f s apart; binds go on", other, abs(skew_s))

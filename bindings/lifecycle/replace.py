@@ -25,7 +25,7 @@ from bindings.lifecycle.clocks import Predecessor, SendClock
 from bindings.lifecycle.extend import why_not_active
 from bindings.lifecycle.older_releases import SUCCESSORS
 from bindings.lifecycle.refusals import record_conflict
-from bindings.lifecycle.resolution_times import add_retry_after
+from bindings.lifecycle.resolution_times import RetryAfter
 from bindings.lifecycle.storable import require_storable
 from bindings.lifecycle.unbind import call_provider, confirmation
 from bindings.provider.outcome import Refusal, Refused, UnbindNotFound, UnbindSucceeded
@@ -79,7 +79,7 @@ def replace_binding(runtime: Runtime, binding_id: str, changes: Replacement, *, 
         raise errors.NotFound(binding_id=binding_id)
     request = successor_request(predecessor, changes)
 
-    with add_retry_after(runtime):
+    with RetryAfter(runtime):
         try:
             return _replace_or_replay(runtime, request, predecessor, force=changes.force)
         except errors.OutcomeUnknown as error:

@@ -5,7 +5,7 @@ The times follow from the settings and from when the jobs last ran. No rule of a
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import timedelta
 from math import ceil
 from typing import TYPE_CHECKING
@@ -15,7 +15,6 @@ from bindings.errors import Busy, OutcomeUnknown
 from bindings.store import job_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from datetime import datetime
 
     from bindings.domain.binding import Binding
@@ -28,14 +27,20 @@ LONGEST_WAIT_S = 60.0  # between two looks at a list
 JITTER = 0.1  # of the interval of a job, so that replicas do not run in step
 
 
-@contextmanager
-def add_retry_after(runtime: Runtime) -> Iterator[None]:
-    """Give each `OutcomeUnknown` of the block its `retry_after_s`."""
-    try:
-        yield
-    except OutcomeUnknown as unknown:
-        unknown.retry_after_s = retry_after_s(runtime, unknown.binding)
-        raise
+class RetryAfter:
+    """Gives an `OutcomeUnknown` of a `with` block its `retry_after_s`."""
+
+    __slots__ = ("_runtime",)
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, OutcomeUnknown):
+            error.retry_after_s = retry_after_s(self._runtime, error.binding)
 
 
 def retry_after_s(runtime: Runtime, binding: Binding) -> int | None:

@@ -24,10 +24,12 @@ def require_storable(database: Database, request: BindRequest) -> None:
     """Raise `InvalidRequest` with each field that the database cannot store."""
     texts = {
         "app_id": request.app_id,
-        "reference": request.reference,
-        "idempotency_key": request.idempotency_key,
+        "reference": request.reference or "",
+        "idempotency_key": request.idempotency_key or "",
     }
-    wrong = [name for name, text in texts.items() if text is not None and database.storable(text) != text]
+    if "".join(texts.values()).isascii():
+        return
+    wrong = [name for name, text in texts.items() if database.storable(text) != text]
     if wrong:
         message = f"has a character that the database cannot store: its encoding is {database.encoding}, not UTF8"
         raise InvalidRequest([FieldError(name, message) for name in wrong])

@@ -15,7 +15,7 @@ from bindings import errors
 from bindings.domain.binding import Reason, State
 from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Unknown
-from bindings.lifecycle.resolution_times import add_retry_after
+from bindings.lifecycle.resolution_times import RetryAfter
 from bindings.provider.outcome import Refusal, Refused, UnbindNotFound, UnbindSucceeded
 from bindings.store import holds, queries, settle
 from bindings.store.bindings import BindingLost
@@ -47,7 +47,7 @@ def unbind(runtime: Runtime, binding_id: str, reason: str | None) -> Binding:
     its end by a clock in doubt has not ended. Raises `NotFound`, or, with the request recorded, `OutcomeUnknown`,
     `ProviderUnreachable` or `ProviderRefused`.
     """
-    with add_retry_after(runtime):
+    with RetryAfter(runtime):
         return _request_and_unbind(runtime, binding_id, reason)
 
 

@@ -80,7 +80,10 @@ class CircuitBreaker:
     @property
     def cause(self) -> Refused | Unknown | None:
         """Return the outcome that opened the circuit; None if it is closed. Does not use up the trial call."""
-        return self._cause if self._monotonic() < self._opened_at + FORGOTTEN_AFTER_S else None
+        cause = self._cause
+        if cause is None or self._monotonic() >= self._opened_at + FORGOTTEN_AFTER_S:
+            return None
+        return cause
 
     @property
     def half_open(self) -> bool:
@@ -98,6 +101,8 @@ class CircuitBreaker:
         While the circuit is open, one caller per wait is let through as the trial call. If its outcome is never
         recorded, there is another trial call after the same time: a lost caller cannot keep the circuit open.
         """
+        if self._cause is None:
+            return None
         with self._lock:
             cause, now = self.cause, self._monotonic()
             if cause is None:

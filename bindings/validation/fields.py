@@ -13,6 +13,7 @@ import re
 import uuid
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -59,6 +60,7 @@ def uuid_text(value: object) -> str:
         raise ValueError("must be a UUID") from None
 
 
+@cache
 def single_line(field: str) -> Callable[[Any], str]:
     """Return a check for text on one line, at most as long as the limit of the field of this name."""
     longest = LIMITS[field]
@@ -76,7 +78,7 @@ def single_line(field: str) -> Callable[[Any], str]:
 def phone(value: object, *, min_digits: int = 1) -> Phone:
     """Return the phone of digits in international form."""
     number = Phone(value, min_digits=min_digits)  # type: ignore[arg-type] # it checks the type
-    if number.digits.startswith("0"):  # no country calling code does
+    if number.key.startswith("0"):  # no country calling code does
         raise ValueError("begins with 0: give it with its country code, without 00 or the national 0")
     return number
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 from bindings.domain.access_log import AccessFilters
@@ -34,6 +35,8 @@ Value = TypeVar("Value")
 
 MIN_DIGITS_A = 1
 MIN_DIGITS_B = 4
+_check_phone_a = partial(fields.phone, min_digits=MIN_DIGITS_A)
+_check_phone_b = partial(fields.phone, min_digits=MIN_DIGITS_B)
 
 
 class FieldErrors:
@@ -567,8 +570,8 @@ def _page(errors: FieldErrors, *, limit: object, cursor: object) -> tuple[int, t
 
 
 def _phone_pair(errors: FieldErrors, phone_a: object, phone_b: object) -> tuple[Phone, Phone] | None:
-    a = errors.check("phone_a", lambda value: fields.phone(value, min_digits=MIN_DIGITS_A), phone_a)
-    b = errors.check("phone_b", lambda value: fields.phone(value, min_digits=MIN_DIGITS_B), phone_b)
+    a = errors.check("phone_a", _check_phone_a, phone_a)
+    b = errors.check("phone_b", _check_phone_b, phone_b)
     if a is None or b is None:
         return None
     if a == b:

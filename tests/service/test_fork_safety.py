@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -147,19 +147,18 @@ def test_simulator_refuses_in_a_child_which_may_call_it_by_its_url() -> None:
 
 def test_child_has_every_bind_slot_and_a_name_of_its_own(service: BindingService) -> None:
     admission, replica = service.runtime.admission, service.runtime.replica
-    limit = service.runtime.settings.bind_limit
-    for _ in range(limit):
-        assert admission._slots.acquire(blocking=False)
-    with pytest.raises(errors.Busy), admission.slot("app"):
-        pass
 
     def use() -> str:
         with admission.slot("app"):
             return service.runtime.replica
 
-    assert run_in_child(use).value not in (None, replica)
-    for _ in range(limit):
-        admission._slots.release()
+    with ExitStack() as slots:
+        for _ in range(service.runtime.settings.bind_limit):
+            slots.enter_context(admission.slot("app"))
+        with pytest.raises(errors.Busy), admission.slot("app"):
+            pass
+        assert run_in_child(use).value not in (None, replica)
+    assert use() == replica
 
 
 class LetImportEnd(ForkSensitive):
