@@ -2,7 +2,8 @@
 
 The program around this package configures the SDK: a host program its own, `monitoring.otlp` that of `serve` and
 `scheduler`. This module never imports OpenTelemetry before that program has: until then a span is a look-up in a
-dict. Without OpenTelemetry the trace context of a request is its header `traceparent` (W3C Trace Context).
+dict. In `serve` the web framework imports the API if it is installed, so `only_configured` says there that nothing
+is recorded. Without OpenTelemetry the trace context of a request is its header `traceparent` (W3C Trace Context).
 
 Invariant: nothing here exports a phone, a person's name, a secret, the address of a call or the text of an
 exception. Of an exception only its code or class is recorded.
@@ -32,12 +33,14 @@ if TYPE_CHECKING:
     AttributeValue = str | int | float | bool | None
 
 API = "opentelemetry.trace"
+OWN_PROVIDERS = ("opentelemetry.trace", "opentelemetry.metrics")  # the modules of the API
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"  # the semantic conventions of the standard attributes
 SERVER_ERROR = 500
 BOUNDS_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40)
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _KNOWN_FLAGS = 0x03  # sampled, random trace id; the others are passed on as zero
 
+_is_off = False
 _of_request: ContextVar[str | None] = ContextVar("bindings_traceparent", default=None)
 
 
@@ -54,12 +57,33 @@ def parse_traceparent(header: str) -> str | None:
 
 def is_recorded() -> bool:
     """Return whether the program has OpenTelemetry, which may export what is recorded here."""
-    return API in sys.modules
+    return not _is_off and API in sys.modules
+
+
+@contextmanager
+def only_configured() -> Iterator[None]:
+    """Record nothing while the block runs, if no provider is configured when it begins."""
+    global _is_off  # noqa: PLW0603 -- as the providers, it is of the whole process
+    _is_off = not _is_configured()
+    try:
+        yield
+    finally:
+        _is_off = False
+
+
+def _is_configured() -> bool:
+    """Return whether a provider is configured. Those of the API itself record nothing."""
+    if API not in sys.modules:
+        return False
+    from opentelemetry import metrics, trace
+
+    providers = trace.get_tracer_provider(), metrics.get_meter_provider()
+    return not all(type(provider).__module__.startswith(OWN_PROVIDERS) for provider in providers)
 
 
 def traceparent() -> str | None:
     """Return the `traceparent` of the current span, or of the request; None if there is neither."""
-    if API in sys.modules:
+    if is_recorded():
         from opentelemetry import trace
 
         context = trace.get_current_span().get_span_context()
@@ -131,7 +155,7 @@ def job_span(job: str) -> Iterator[None]:
 
 def record_seconds(name: str, seconds: float, attributes: Mapping[str, str | int]) -> None:
     """Record the duration of an operation in the histogram of this name."""
-    if API in sys.modules:
+    if is_recorded():
         _histogram(name).record(seconds, attributes)
 
 
@@ -244,7 +268,7 @@ NO_SPAN = Span()
 
 def _configured_tracer() -> Tracer | None:
     """Return the tracer; None without OpenTelemetry, and if only its API is there: other libraries import that."""
-    if API not in sys.modules:
+    if not is_recorded():
         return None
     from opentelemetry import trace
 

@@ -11,7 +11,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from bindings import __version__
+from bindings import __version__, telemetry
 from bindings.distribution import install_hint
 from bindings.errors import FieldError, InvalidRequest
 from bindings.store.replicas import process_name
@@ -46,7 +46,8 @@ def exporting() -> Iterator[bool]:
     if exports_metrics:
         providers.append(_start_metrics(_resource()))
     try:
-        yield exports_metrics
+        with telemetry.only_configured():
+            yield exports_metrics
     finally:
         for provider in providers:
             provider.shutdown()

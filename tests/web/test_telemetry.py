@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -210,6 +211,20 @@ def test_program_with_the_api_only_pays_for_no_span() -> None:
     assert telemetry.span("lookup") is telemetry.NO_SPAN
     assert telemetry.client_span("webhook deliver", parent=HEADER) is telemetry.NO_SPAN
     assert telemetry.request_span("GET", []) is telemetry.NO_SPAN
+
+
+@pytest.mark.parametrize("configured", ["nothing", "traces", "metrics"])
+def test_process_that_configures_nothing_records_nothing(configured: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In `serve` the web framework imports the API: without a provider it must cost a request no time."""
+    if configured == "traces":
+        monkeypatch.setattr("opentelemetry.trace.get_tracer_provider", TracerProvider)
+    if configured == "metrics":
+        monkeypatch.setattr("opentelemetry.metrics.get_meter_provider", MeterProvider)
+    with telemetry.only_configured():
+        assert telemetry.is_recorded() is (configured != "nothing")
+        with telemetry.request_span("GET", [(b"traceparent", HEADER.encode())]):
+            assert (telemetry.traceparent() or "").startswith(f"00-{TRACE}-")
+    assert telemetry.is_recorded()
 
 
 def test_older_api_of_a_host_program_records_durations(monkeypatch: pytest.MonkeyPatch) -> None:
