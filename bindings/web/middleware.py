@@ -19,6 +19,7 @@ from uuid_utils import uuid7
 
 from bindings import telemetry
 from bindings.errors import BindingsError
+from bindings.logs import CURRENT_REQUEST_ID
 from bindings.web import problems
 from bindings.web.http_protocol import MAX_HEAD_BYTES
 from bindings.web.responses import COMPLETE_RESPONSE, EXCHANGE
@@ -77,7 +78,7 @@ class RequestMiddleware:
         headers = dict(reversed(scope["headers"]))  # if a header is repeated, the first one counts
         context = _RequestContext(scope, send, _request_id(headers))
         scope.setdefault("state", {})["request_id"] = context.request_id
-        structlog.contextvars.bind_contextvars(request_id=context.request_id)
+        token = CURRENT_REQUEST_ID.set(context.request_id)
         is_probe = scope["path"] in UNLOGGED_ROUTES
         request_span = telemetry.NO_SPAN if is_probe else telemetry.request_span(context.method, scope["headers"])
         with request_span as span:
@@ -85,7 +86,7 @@ class RequestMiddleware:
                 await self._handle(context, headers, receive)
             finally:
                 self._record(context, span)
-                structlog.contextvars.clear_contextvars()
+                CURRENT_REQUEST_ID.reset(token)
 
     async def _handle(self, context: _RequestContext, headers: dict[bytes, bytes], receive: Receive) -> None:
         scope, receiver = context.scope, _BodyReceiver(receive)
