@@ -213,9 +213,15 @@ class UvicornExchange:
         # The scope of the cycle has this object: with a strong reference each request would wait to be collected.
         self._cycle: Callable[[], Any] = weakref.ref(cycle)
 
-    def has_body(self) -> bool:
-        """Return whether the body was received completely."""
-        return not self._cycle().more_body
+    def take_body(self, limit: int) -> bytes | None:
+        """Return the body if all of it was received and it is no longer than that; else it is to be received."""
+        cycle = self._cycle()
+        if cycle.more_body or cycle.disconnected or cycle.waiting_for_100_continue or len(cycle.body) > limit:
+            return None
+        body = bytes(cycle.body)
+        cycle.body = bytearray()
+        cycle.message_event.clear()
+        return body
 
     async def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Send a complete response in one write; `headers` has its length."""

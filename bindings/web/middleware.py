@@ -89,10 +89,10 @@ class RequestMiddleware:
                 CURRENT_REQUEST_ID.reset(token)
 
     async def _handle(self, context: _RequestContext, headers: dict[bytes, bytes], receive: Receive) -> None:
-        scope, receiver = context.scope, _BodyReceiver(receive)
+        scope, receiver = context.scope, _BodyReceiver(receive, _exchange(context.scope))
         try:
             _check_head(scope, headers)
-            body = await _read_body(scope, headers, receiver)
+            body = await _read_body(headers, receiver)
             _check_media_type(scope["path"], headers, body)
         except BindingsError as error:
             await context.refuse(error)
@@ -193,11 +193,18 @@ class _RequestContext:
 
 
 class _BodyReceiver:
-    """Receives the request body in parts, and tracks whether there are more."""
+    """Receives the request body in parts, or all of it at once, and tracks whether there are more."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, exchange: Exchange | None) -> None:
         self._receive = receive
+        self._exchange = exchange
         self._more_body = True
+
+    def take_all(self) -> bytes | None:
+        """Return the body if all of it was received and it is not too large, without waiting; else None."""
+        body = None if self._exchange is None else self._exchange.take_body(MAX_BODY_BYTES)
+        self._more_body = body is None
+        return body
 
     async def __call__(self) -> Message:
         message = await self._receive()
@@ -247,17 +254,17 @@ def _check_head(scope: Scope, headers: dict[bytes, bytes]) -> None:
         raise problems.too_many_fields("query")
 
 
-async def _read_body(scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
+async def _read_body(headers: dict[bytes, bytes], receiver: _BodyReceiver) -> bytes | None:
     """Return the body, or None if the client disconnected before its end."""
     length = headers.get(b"content-length", b"0")
     if length.isdigit() and int(length) > MAX_BODY_BYTES:
         raise problems.TooLarge
-    exchange = _exchange(scope)
-    if exchange is not None and exchange.has_body():
-        return await _join_parts(receive)
+    body = receiver.take_all()
+    if body is not None:
+        return body
     try:
         async with asyncio.timeout(BODY_DEADLINE_S):
-            return await _join_parts(receive)
+            return await _join_parts(receiver)
     except TimeoutError:
         raise problems.RequestTimeout from None
 

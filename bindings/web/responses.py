@@ -23,8 +23,8 @@ EXCHANGE = "bindings.exchange"  # the extension of ASGI by which a server provid
 class Exchange(Protocol):
     """What a server may do for one request besides ASGI."""
 
-    def has_body(self) -> bool:
-        """Return whether the body was received completely."""
+    def take_body(self, limit: int) -> bytes | None:
+        """Return the body if all of it was received and it is no longer than that; else it is to be received."""
 
     async def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Send a complete response in one write; `headers` has its length."""

@@ -215,3 +215,38 @@ def test_complete_response_is_not_sent_to_a_client_that_has_left_nor_with_a_line
         assert (transport.written, completed) == ([], [])
 
     asyncio.run(scenario())
+
+
+def test_body_is_taken_at_once_if_all_of_it_was_received() -> None:
+    """It leaves the cycle as `receive` of uvicorn does: the next message is that the client has left."""
+
+    async def scenario() -> None:
+        taken, _, _ = new_cycle("POST", keep_alive=True)
+        received, _, _ = new_cycle("POST", keep_alive=True)
+        for cycle in (taken, received):
+            cycle.body += b"{}"
+            cycle.more_body = False
+            cycle.message_event.set()
+        message = await received.receive()
+        assert message["type"] == "http.request"
+        assert UvicornExchange(taken).take_body(2) == message["body"] == b"{}"
+        for cycle in (taken, received):
+            assert (bytes(cycle.body), cycle.message_event.is_set()) == (b"", False)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "state", [{"more_body": True}, {"disconnected": True}, {"waiting_for_100_continue": True}, {"body": b"123"}]
+)
+def test_body_that_is_incomplete_or_too_long_is_left_to_be_received(state: dict[str, Any]) -> None:
+    async def scenario() -> None:
+        cycle, _, _ = new_cycle("POST", keep_alive=True)
+        for name, value in ({"body": b"{}", "more_body": False} | state).items():
+            setattr(cycle, name, value)
+        cycle.message_event.set()
+        body = cycle.body
+        assert UvicornExchange(cycle).take_body(2) is None
+        assert (cycle.body, cycle.message_event.is_set()) == (body, True)
+
+    asyncio.run(scenario())
