@@ -53,9 +53,8 @@ class CompiledStatement:
         cursor = None
         try:
             raw: Any = connection.connection.dbapi_connection
-            if compiled.prepared is not None and compiled.prepared.can_run_on(raw):
-                rows = compiled.prepared.fetch_all(raw, parameters)
-            else:
+            rows = None if compiled.prepared is None else compiled.prepared.fetch_all(raw, parameters)
+            if rows is None:
                 cursor = raw.cursor()
                 cursor.execute(compiled.sql, parameters, **compiled.options)
                 rows = cursor.fetchall()

@@ -164,21 +164,44 @@ def test_statement_is_prepared_once_and_behind_a_pooler_never(postgres_url: str,
 
 
 @pytest.mark.postgres
-def test_statement_is_prepared_for_each_combination_of_types_up_to_a_limit(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The driver sends an integer as the smallest type that has it; past the limit its cursor runs it."""
+def test_statement_is_prepared_once_for_values_of_all_types(postgres_url: str) -> None:
+    """The driver has three types for an integer, by its size, and none for None."""
     statement = CompiledStatement(select(cast(bindparam("number", type_=BigInteger), Text).label("digits")))
     database = Database(postgres_url)
-    monkeypatch.setattr(prepared, "MOST_OF_CONNECTION", 2)
-    for number in (1, 2**20, 2**40, 1):
-        assert database.read(statement.fetch_all, {"number": number}) == [(str(number),)]
-    names = text("SELECT name FROM pg_prepared_statements WHERE name LIKE 'bindings_%' ORDER BY name")
-    assert database.read(lambda connection: connection.execute(names).scalars().all()) == [
-        "bindings_0",
-        "bindings_1",
-    ]
+    for number in (1, 2**20, 2**40, None, 1):
+        digits = None if number is None else str(number)
+        assert database.read(statement.fetch_all, {"number": number}) == [(digits,)]
+    assert database.read(_prepared_names) == ["bindings_0"]
     database.close()
+
+
+@pytest.mark.postgres
+def test_prepared_statement_is_run_as_such_also_when_its_connection_has_the_most(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past the limit the driver's cursor runs what is not prepared yet."""
+    first, second = (CompiledStatement(select(literal_column(name).label("number"))) for name in "12")
+    runs: list[bytes] = []
+    run = prepared.PreparedStatement._run
+
+    def recorded(statement: prepared.PreparedStatement, *args: Any) -> Any:
+        runs.append(statement._sql)
+        return run(statement, *args)
+
+    monkeypatch.setattr(prepared, "MOST_OF_CONNECTION", 1)
+    monkeypatch.setattr(prepared.PreparedStatement, "_run", recorded)
+    database = Database(postgres_url)
+    for _ in range(2):
+        assert database.read(first.fetch_all, {}) == [(1,)]
+        assert database.read(second.fetch_all, {}) == [(2,)]
+    assert runs == [b"SELECT 1 AS number"] * 2
+    assert database.read(_prepared_names) == ["bindings_0"]
+    database.close()
+
+
+def _prepared_names(connection: Connection) -> list[str]:
+    names = text("SELECT name FROM pg_prepared_statements WHERE name LIKE 'bindings_%' ORDER BY name")
+    return list(connection.execute(names).scalars())
 
 
 @pytest.mark.postgres
