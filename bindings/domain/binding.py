@@ -264,10 +264,12 @@ class Binding:
         return self.middle_number_a if self._is_party_a(phone) else self.middle_number_b
 
     def _is_party_a(self, phone: str | Phone) -> bool:
-        number = Phone(phone)
-        if number not in (self.phone_a, self.phone_b):
+        number = phone if isinstance(phone, Phone) and not phone.is_erased else Phone(phone)
+        if number == self.phone_a:
+            return True
+        if number != self.phone_b:
             raise ValueError(f"the phone is not a party of binding {self.id}")
-        return number == self.phone_a
+        return False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

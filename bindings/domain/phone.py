@@ -52,7 +52,7 @@ class Phone:
     @property
     def digits(self) -> str:
         """Return the full number. Personal data: keep it out of logs, URLs and error texts."""
-        return _full(self._digits)
+        return ERASED if self._digits.startswith(ERASED_MARK) else self._digits
 
     @property
     def is_erased(self) -> bool:

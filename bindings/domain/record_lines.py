@@ -22,7 +22,7 @@ from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bindings.domain.phone import Phone, PhoneColumn
-from bindings.domain.serialization import instant, to_plain
+from bindings.domain.serialization import instant, reader, to_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -91,7 +91,8 @@ class LineEncoder:
         if isinstance(records, RecordColumns):
             columns = {name: records.by_name[name] for name in self._names if name in records.by_name}
         else:
-            values = zip(*map(_reader(self._names, records[0]), records), strict=True)
+            read = reader(self._names, itemgetter if isinstance(records[0], dict) else attrgetter)
+            values = zip(*map(read, records), strict=True)
             columns = dict(zip(self._names, values, strict=True))
         return self._encode(columns, in_full)
 
@@ -99,14 +100,6 @@ class LineEncoder:
 def json_lines(records: Iterable[Mapping[str, Any]]) -> str:
     """Return plain records, each with names of its own, as lines of NDJSON."""
     return "".join(json.dumps(record) + "\n" for record in records)
-
-
-def _reader(names: Sequence[str], record: Any) -> Callable[[Any], tuple[Any, ...]]:
-    get = itemgetter if isinstance(record, dict) else attrgetter
-    if len(names) > 1:
-        return get(*names)
-    read_one = get(names[0])
-    return lambda record: (read_one(record),)
 
 
 def _csv_lines(columns: Mapping[str, Column], in_full: Sequence[bool]) -> str:

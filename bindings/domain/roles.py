@@ -30,9 +30,9 @@ class Role(StrEnum):
     ROUTER = "router"
 
 
-def allows(role: str, *permissions: Permission) -> bool:
-    """Return whether a role includes at least one permission. A role that only a later release knows has none."""
-    return not _ALLOWED.get(role, frozenset()).isdisjoint(permissions)
+def permissions(role: str) -> frozenset[Permission]:
+    """Return the permissions that a role includes. A role that only a later release knows has none."""
+    return _ALLOWED.get(role, frozenset())
 
 
 _ALLOWED: dict[str, frozenset[Permission]] = {

@@ -9,10 +9,11 @@ import dataclasses
 from datetime import UTC, datetime
 from enum import Enum
 from functools import cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
 Record = TypeVar("Record")
 
@@ -38,17 +39,28 @@ def to_plain(value: Any, *, revealed: bool = False) -> Any:
 
 def fields(record: Any) -> dict[str, Any]:
     """Return the values of a dataclass instance by name, not converted."""
-    return {name: getattr(record, name) for name in _names(record.__class__)}
+    names, read = _fields_of(record.__class__)
+    return dict(zip(names, read(record), strict=True))
 
 
 def field_names(record: Any) -> list[str]:
     """Return the names of the fields of a dataclass or its instance, in order."""
-    return list(_names(record if isinstance(record, type) else record.__class__))
+    names, _ = _fields_of(record if isinstance(record, type) else record.__class__)
+    return list(names)
 
 
 @cache
-def _names(record_type: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(record_type))
+def _fields_of(record_type: Any) -> tuple[tuple[str, ...], Callable[[Any], tuple[Any, ...]]]:
+    names = tuple(field.name for field in dataclasses.fields(record_type))
+    return names, reader(names, attrgetter)
+
+
+def reader(names: Sequence[str], get: Callable[..., Callable[[Any], Any]]) -> Callable[[Any], tuple[Any, ...]]:
+    """Return a function that returns the values of these names; `get` is `attrgetter` or `itemgetter`."""
+    if len(names) > 1:
+        return get(*names)
+    read_one = get(names[0])
+    return lambda record: (read_one(record),)
 
 
 def instant(at: datetime) -> str:

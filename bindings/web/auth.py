@@ -13,7 +13,7 @@ idempotency key, or in the detail of an event. It does not learn who investigate
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -63,10 +63,14 @@ class Principal:
     role: str
     key_id: str | None = None
     rate_limit: int | None = None
+    _permissions: frozenset[Permission] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_permissions", roles.permissions(self.role))
 
     def has_permission(self, *permissions: Permission) -> bool:
         """Return whether the role has at least one of the permissions."""
-        return roles.allows(self.role, *permissions)
+        return not self._permissions.isdisjoint(permissions)
 
     @property
     def is_person(self) -> bool:
@@ -347,7 +351,10 @@ class Authenticator:
             self._use_recorded_at.pop(key_id, None)  # recorded with a later request; this one may still go on
 
     def _limit_rate(self, principal: Principal) -> None:
-        bucket = self._buckets.setdefault(principal.key_id or principal.actor, TokenBucket())
+        name = principal.key_id or principal.actor
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            bucket = self._buckets[name] = TokenBucket()
         if not bucket.take(float(principal.rate_limit or self._rate_limit), time.monotonic()):
             raise problems.RateLimited(retry_after_s=1)
 

@@ -433,11 +433,7 @@ def _check_names(
 
 def _name_errors(model: type[RequestModel], values: dict[str, Any], prefix: str = "") -> list[FieldError]:
     """Return an error for each name that is missing or unknown, and for each value of the wrong type."""
-    errors = [
-        FieldError(prefix + name, "is needed")
-        for name, field in _fields(model).items()
-        if field.required and name not in values
-    ]
+    errors = [FieldError(prefix + name, "is needed") for name in _required(model) if name not in values]
     types = _types(model)
     unknown = [prefix + name for name in values if name not in types]
     if model in (Bind, Replace) and "idempotency_key" in unknown:
@@ -472,14 +468,20 @@ def _fields(model: type[RequestModel]) -> dict[str, FieldInfo]:
 
 
 @cache
+def _required(model: type[RequestModel]) -> list[str]:
+    return [name for name, field in _fields(model).items() if field.required]
+
+
+@cache
 def _types(model: type[RequestModel]) -> dict[str, tuple[Any, ...]]:
     """Return the types that a field accepts, by its name; `NoneType` is one of them if it may be null."""
     hints = get_type_hints(model)
     return {name: get_args(hints[name]) or (hints[name],) for name in _fields(model)}
 
 
+@cache
 def _defaults(model: type[RequestModel]) -> dict[str, Any]:
-    """Return the defaults that are not null."""
+    """Return the defaults that are not null, which no caller may change."""
     return {
         name: field.default for name, field in _fields(model).items() if field.default not in (None, NODEFAULT)
     }

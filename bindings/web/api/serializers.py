@@ -76,7 +76,7 @@ def _active_binding_json(
         return binding_json(binding, principal, revealed=revealed)
     counterpart = binding.counterpart(party)
     route = {"counterpart": counterpart, "caller_id": binding.middle_number_for(counterpart)}
-    return binding_json(binding, principal, revealed=revealed, extra=route)
+    return binding_json(binding, principal, revealed=True, extra=route)
 
 
 def refused_binds_json(refused: Iterable[RefusedBind], principal: Principal) -> list[msgspec.Raw]:
