@@ -54,6 +54,7 @@ class Sizes:
     growth: tuple[int, ...]
     overdue: int
     doubts: int
+    listed: int
     exported: int
     lag_s: int
     dead_rows: tuple[int, ...]
@@ -81,6 +82,7 @@ QUICK = Sizes(
     growth=(600, 12_000),
     overdue=500,
     doubts=50,
+    listed=1_000,
     exported=2_000,
     lag_s=1,
     dead_rows=(100, 1_000),
@@ -107,6 +109,7 @@ DEFAULT = Sizes(
     growth=(10_000, 100_000, 1_000_000),
     overdue=30_000,
     doubts=1_000,
+    listed=100_000,
     exported=100_000,
     lag_s=15,
     dead_rows=(1_000, 10_000, 50_000),
@@ -133,6 +136,7 @@ FULL = Sizes(
     growth=(10_000, 100_000, 1_000_000, 10_000_000),
     overdue=300_000,
     doubts=10_000,
+    listed=1_000_000,
     exported=1_000_000,
     lag_s=30,
     dead_rows=(1_000, 10_000, 50_000, 200_000),

@@ -13,7 +13,6 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import servers
@@ -22,6 +21,7 @@ from bindings.store import migrations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from benchmarks.bench_context import BenchContext
 
@@ -39,7 +39,7 @@ def measure(context: BenchContext) -> list[Result]:
         with _running_service(empty_url, context.folder()) as (process, url, started_at):
             _wait_ready(url, started_at)
             time.sleep(2)
-            empty_mb = _peak_mb(process)
+            empty_mb = servers.peak_mb(process.pid)
     finally:
         context.server.drop(empty_url)
     bench_db.add_due(sizes.overdue)
@@ -48,7 +48,7 @@ def measure(context: BenchContext) -> list[Result]:
         ready_s = _wait_ready(url, started_at)
         bench_db.wait_until_none_due(TIMEOUT_S)
         swept_s = time.monotonic() - started_at
-        full_mb = _peak_mb(process)
+        full_mb = servers.peak_mb(process.pid)
     title = f"{sizes.live:,} live, {sizes.overdue:,} overdue, {sizes.doubts:,} in doubt"
     return [
         Result(
@@ -98,10 +98,3 @@ def _wait_ready(url: str, started_at: float) -> float:
             error.close()
             time.sleep(0.05)
     raise AssertionError("the service does not become ready")
-
-
-def _peak_mb(process: subprocess.Popen[str]) -> float:
-    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError("the kernel reports no peak of memory")

@@ -1,6 +1,6 @@
 """PostgreSQL and Redis servers that the bench starts in a folder, can kill with SIGKILL, and restart.
 
-Also the environment of the product's processes, and the CPU time of a process.
+Also the environment of the product's processes, and the CPU time and the memory of a process.
 """
 
 from __future__ import annotations
@@ -45,6 +45,14 @@ def cpu_s(pid: int) -> float:
     """Return the CPU seconds that all threads of a process have used, in the kernel too (Linux)."""
     threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(thread.read_text(encoding="ascii").split()[0]) for thread in threads) / 1e9
+
+
+def peak_mb(pid: int) -> float:
+    """Return the most memory that a process has had in RAM so far (Linux)."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError("the kernel reports no peak of memory")
 
 
 @dataclass(kw_only=True)

@@ -227,10 +227,10 @@ class ServingProcess:
 
 @contextmanager
 def product_server(
-    url: str, simulator: Simulator | None = None, *, scheduler: bool = False
+    url: str, simulator: Simulator | None = None, *, scheduler: bool = False, **settings: str
 ) -> Iterator[ServingProcess]:
     """Run a replica in a separate process, with or without a scheduler inside."""
-    environment = {"BINDINGS_DATABASE_URL": url, "BINDINGS_BIND_LIMIT": str(BIND_LIMIT)}
+    environment = {"BINDINGS_DATABASE_URL": url, "BINDINGS_BIND_LIMIT": str(BIND_LIMIT)} | settings
     if simulator is not None:
         environment |= {
             "BINDINGS_PROVIDER_URL": simulator.url,
