@@ -25,7 +25,6 @@ from bindings.domain.serialization import batches, field_names, to_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sized
-    from concurrent.futures import Future
     from datetime import datetime
     from gzip import GzipFile
     from typing import IO
@@ -218,20 +217,19 @@ def _write(
 ) -> None:
     """Write the lines of the records; `total` is how many records there were shortly before.
 
-    A batch is encoded on a thread, while the database sends the next one.
+    A batch is hashed, compressed and written on a thread, while the next one is read and encoded: a thread that
+    encodes would wait for the interpreter as long as this one.
     """
-    with _destination(path, written) as write, ThreadPoolExecutor(1) as encoder:
-        write(header)
-        encoded: Future[str] | None = None
+    with _destination(path, written) as write, ThreadPoolExecutor(1) as writer:
+        batch_before = writer.submit(write, header)
         for batch in record_batches:
-            if encoded is not None:
-                write(encoded.result())
-            encoded = encoder.submit(lines, batch)
+            text = lines(batch)
+            batch_before.result()
+            batch_before = writer.submit(write, text)
             written.row_count += len(batch)
             if _shows_progress(path):
                 click.echo(f"\r{_progress(written.row_count, total)} {noun}", err=True, nl=False)
-        if encoded is not None:
-            write(encoded.result())
+        batch_before.result()
     if written.row_count and _shows_progress(path):
         click.echo("\r", err=True, nl=False)
     output.message(f"{written.row_count} {noun} exported{f' to {path}' if path else ''}")

@@ -6,6 +6,7 @@ Phones are masked unless the caller passes `revealed=True`, and records the reve
 from __future__ import annotations
 
 import dataclasses
+import re
 from datetime import UTC, datetime
 from enum import Enum
 from functools import cache
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 Record = TypeVar("Record")
 
 _INSTANT_LENGTHS = {20, 27}  # of instants in whole seconds, and with a fraction
+_SHORT_FRACTION = re.compile(r"\.([0-9]{1,5}+)\+")
 
 
 def to_plain(value: Any, *, revealed: bool = False) -> Any:
@@ -69,20 +71,35 @@ def instant(at: datetime) -> str:
 
 
 def stored_instants(texts: Sequence[str]) -> list[str]:
-    """Return `instant` of the texts as which a database has instants (ISO 8601; PostgreSQL writes a space for T).
+    """Return `instant` of the texts as which SQLite has instants (ISO 8601).
 
     Those that are regular and in UTC are converted all at once. ValueError if one is not an instant.
     """
     if not texts:
         return []
-    joined = "\n".join(texts)
-    converted = joined.replace(" ", "T").replace("+00", "Z").replace(".000000Z", "Z")
-    if converted.count("Z") != len(texts) or converted.count("T") != len(texts):
+    converted = "\n".join(texts).replace(".000000Z", "Z")
+    if converted.count("Z") != len(texts):
         return [instant(datetime.fromisoformat(text)) for text in texts]
     return [
         new if len(new) in _INSTANT_LENGTHS else instant(datetime.fromisoformat(text))
         for new, text in zip(converted.split("\n"), texts, strict=True)
     ]
+
+
+def instants_in_csv(texts: Sequence[str]) -> list[str]:
+    """Return `instant` of each instant in texts of PostgreSQL, which have any number of them, in UTC."""
+    return _with_whole_fractions("\n".join(texts).replace(" ", "T")).replace("+00", "Z").split("\n")
+
+
+def instants_in_json(arrays: Sequence[str]) -> list[str]:
+    """Return the JSON text of `instant` of each instant, in UTC, in JSON arrays of PostgreSQL, in one list."""
+    joined = ", ".join(arrays).replace("], [", ", ")[1:-1]
+    return _with_whole_fractions(joined).replace("+00:00", "Z").split(", ")
+
+
+def _with_whole_fractions(text: str) -> str:
+    """Return a text with six digits in each fraction of a second; PostgreSQL leaves out zeros at the end."""
+    return _SHORT_FRACTION.sub(lambda digits: f".{digits[1]:0<6}+", text) if "." in text else text
 
 
 def batches(records: Iterable[Record], size: int = 1_000) -> Generator[list[Record], None, None]:

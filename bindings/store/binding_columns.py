@@ -5,16 +5,15 @@ The statement reads every value in a form in which it can be written: an instant
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Text, case, cast, func, type_coerce
+from sqlalchemy import Text, cast, func, type_coerce
 from sqlalchemy.types import NullType
 
 from bindings.domain.phone import PhoneColumn
 from bindings.domain.record_lines import FinishedCells, RecordColumns
-from bindings.domain.serialization import stored_instants
+from bindings.domain.serialization import instants_in_csv, instants_in_json, stored_instants
 from bindings.store.bindings import COLUMNS, FIELDS, NAMES, PHONES
 from bindings.store.column_types import Instant
 from bindings.store.phone_keys import BLIND, data_key
@@ -30,23 +29,30 @@ if TYPE_CHECKING:
 
 _INSTANTS = tuple(name for name, column in zip(NAMES, COLUMNS, strict=True) if isinstance(column.type, Instant))
 
-_FINISHED = "instants"  # the name of all of them in one column; they are consecutive fields
+# The names of all of them in one column, by its form; they are consecutive fields.
+_IN_CSV, _IN_JSON = "instants_in_csv", "instants_in_json"
 
 
 @cache
 def stored_columns(*, postgres: bool, file_format: str) -> Mapping[str, ColumnElement[Any]]:
     """Return the columns to select for `to_record_columns`, by name.
 
-    PostgreSQL writes all instants of a row as they stand in a line of the format: so a client neither receives nor
-    converts each of them.
+    PostgreSQL writes all instants of a row as one text, separated as in a line of CSV or as a JSON array: a client
+    receives one value in place of ten.
     """
     columns: dict[str, ColumnElement[Any]] = {
         name: type_coerce(column, NullType) for name, column in zip(NAMES, COLUMNS, strict=True)
     }
     if not postgres:
         return columns
-    without_instants = {name: column for name, column in columns.items() if name not in _INSTANTS}
-    return without_instants | {_FINISHED: _finished_instants(file_format)}
+    instants = [bindings.c[name] for name in _INSTANTS]
+    finished: dict[str, ColumnElement[Any]]
+    if file_format == "csv":
+        in_csv: list[Any] = [part for column in instants for part in (",", column)]
+        finished = {_IN_CSV: func.concat(*in_csv[1:])}
+    else:
+        finished = {_IN_JSON: cast(func.json_build_array(*instants), Text)}
+    return {name: column for name, column in columns.items() if name not in _INSTANTS} | finished
 
 
 def to_record_columns(
@@ -58,31 +64,15 @@ def to_record_columns(
     """
     columns: dict[str, Any] = dict(zip(names, zip(*rows, strict=True), strict=True))
     by_name = {name: columns[name] for name in FIELDS if name in columns}
-    if _FINISHED in columns:
-        by_name[_INSTANTS[0]] = FinishedCells(columns[_FINISHED])
+    if _IN_CSV in columns:
+        by_name[_INSTANTS[0]] = FinishedCells(instants_in_csv(columns[_IN_CSV]))
+    elif _IN_JSON in columns:
+        cells = instants_in_json(columns[_IN_JSON])
+        by_name |= {name: FinishedCells(cells[place :: len(_INSTANTS)]) for place, name in enumerate(_INSTANTS)}
     else:
         by_name |= {name: _instants(columns[name]) for name in _INSTANTS}
     by_name |= {name: PhoneColumn(texts) for name, texts in _opened_phones(columns, keys).items()}
     return RecordColumns(by_name, len(rows))
-
-
-def _finished_instants(file_format: str) -> ColumnElement[Any]:
-    """Return the cells of all instants with what separates them."""
-    cells: list[Any] = []
-    for name in _INSTANTS:
-        text = _rfc_3339(cast(bindings.c[name], Text))
-        if file_format == "csv":
-            cells += ",", text
-        else:
-            cells += f", {json.dumps(name)}: ", func.coalesce('"' + text + '"', "null")
-    return func.concat(*cells[1:])
-
-
-def _rfc_3339(text: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Return `serialization.instant` of a text in UTC; PostgreSQL leaves out zeros at the end of a fraction."""
-    in_form = func.replace(func.left(text, -len("+00")), " ", "T")
-    is_whole = func.length(text) == len("2026-11-30 12:00:00+00")
-    return case((is_whole, in_form), else_=func.rpad(in_form, len("2026-11-30T12:00:00.000000"), "0")) + "Z"
 
 
 def _instants(column: Sequence[Any]) -> Sequence[str | None]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -377,6 +378,8 @@ class Database(ProcessConnections):
                 finally:
                     if not process.is_this_process:
                         keep_alive(rows)  # with its cursor, which is the parent's
+                    elif isinstance(rows, Generator):
+                        rows.close()  # while it has the connection, which may be reading ahead
         except (exc.DBAPIError, DatabaseWaitTimeout) as error:
             raise explain(error, self._engine.url).error() from error
 

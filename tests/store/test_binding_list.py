@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -198,7 +199,7 @@ def test_exported_columns_have_the_lines_of_the_bindings(
     encoder = LineEncoder(field_names(Binding), file_format)
     exported = BindingList(database).export(SearchFilters(), order=Order.OLDEST, file_format=file_format)
     batches = list(exported)
-    assert {len(each) for each in batches[:-1]} <= {batch}
+    assert {len(each) for each in batches[:-1]} <= {1, batch}
     lines = [encoder.lines(each, revealed=revealed) for each in batches]
     assert "".join(lines) == encoder.lines(every_binding(database), revealed=revealed)
 
@@ -309,3 +310,16 @@ def test_counts_read_the_newest_bindings_only_and_one_actor_counts_its_own(
     own = BindingList(database).count_values(SearchFilters(actor="key:meals"), only_actor="key:meals")
     assert own.by_filter["state"] == dict(Counter(each.state for each in newest if each.actor == "key:meals"))
     assert "actor" not in own.by_filter
+
+
+def test_export_that_ends_early_loses_no_connection(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while the server prepares the next batch."""
+    monkeypatch.setattr(binding_list, "BATCH", 7)
+    used, dropped = database._writes if database.postgres else database._reads, mock.Mock()
+    monkeypatch.setattr(used, "drop", dropped)
+    for batches_read in (0, 1, 2, ROWS):
+        exported = BindingList(database).export(SearchFilters(), order=Order.OLDEST, file_format="csv")
+        list(itertools.islice(exported, batches_read))
+        exported.close()
+    assert dropped.call_count == 0
+    assert len(every_binding(database)) == ROWS
