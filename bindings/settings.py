@@ -14,6 +14,7 @@ from datetime import timedelta, timezone
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypedDict
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -51,6 +52,11 @@ _SERVICE_LINK = re.compile(
 )
 
 
+_HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+_MAX_FILE = 65_536  # bytes of a file with a value
+
+
 class SettingsError(ValueError):
     """The settings are not valid; `faults` has a (variable, message) pair for each error."""
 
@@ -76,6 +82,22 @@ def _supported_database(value: SecretStr) -> SecretStr:
         raise ValueError("must begin with sqlite:// or postgresql://")
     if re.fullmatch(r"sqlite://(/(:memory:)?)?", url):
         raise ValueError("must name a file: an SQLite database in memory is lost with its connection")
+    _without_control_characters(url)
+    if url.startswith("sqlite") and "?" in url:
+        raise ValueError("takes no options after the name of an SQLite file; write a ? in its name as %3F")
+    return value
+
+
+def _visible_ascii(value: SecretStr) -> SecretStr:
+    """Refuse what no header can carry: each call would fail before it is sent."""
+    if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+        raise ValueError("must be visible ASCII characters, without spaces and line ends")
+    return value
+
+
+def _without_control_characters(value: str) -> str:
+    if _CONTROL_CHARACTER.search(value):
+        raise ValueError("must not contain a line end or another control character")
     return value
 
 
@@ -95,10 +117,26 @@ def _command(value: str) -> str:
     return value
 
 
+def _names_server(address: str) -> bool:
+    """Return whether the address can be called: its host is a name or an IP address, and its port exists."""
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname or "", parts.port
+        if parts.netloc.startswith("["):
+            ipaddress.IPv6Address(host)
+            return port != 0
+    except ValueError:
+        return False
+    labels = host.removesuffix(".").split(".")
+    return port != 0 and address.isascii() and address.isprintable() and all(map(_HOST_LABEL.fullmatch, labels))
+
+
 def _base_url(value: str, info: ValidationInfo) -> str:
     """Refuse an address that has the path of the API in it: each call would go to a path with both."""
-    if not re.match(r"https?://[^/?#@\s]+[^?#@\s]*$", value):
+    if not re.fullmatch(r"https?://[^/?#@\s]+[^?#@\s]*", value):
         raise ValueError("must be an http:// or https:// address without user, query or fragment")
+    if not _names_server(value):
+        raise ValueError("must name a host, and a port from 1 to 65535 if any, in printable ASCII characters")
     address = value.rstrip("/")
     prefix = re.escape(info.data.get("provider_path_prefix", ""))
     api_path = rf"(?P<path>{prefix}(/number(/.*)?)?|/number(/.*)?)"
@@ -201,9 +239,11 @@ class Settings(BaseModel):
     database_url: Annotated[SecretStr, AfterValidator(_supported_database)] = SecretStr("sqlite:///bindings.db")
     provider_path_prefix: Annotated[str, AfterValidator(_path_prefix)] = "/v3"
     provider_url: Annotated[str, AfterValidator(_base_url)] = "https://api.laaffic.com"  # checked with the prefix
-    provider_api_key: Annotated[SecretStr, Field(min_length=1)] | None = None
-    provider_api_secret: Annotated[SecretStr, Field(min_length=1)] | None = None
-    provider_app_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    provider_api_key: Annotated[SecretStr, AfterValidator(_visible_ascii)] | None = None
+    provider_api_secret: Annotated[SecretStr, AfterValidator(_visible_ascii)] | None = None
+    provider_app_id: (
+        Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_without_control_characters)] | None
+    ) = None
     provider_timeout_s: Annotated[float, Field(ge=0.1, le=120)] = 10.0
     provider_zone: Annotated[timezone, BeforeValidator(_zone)] = timezone(timedelta(hours=8))
     ignore_provider_date: bool = False
@@ -346,18 +386,29 @@ def _from_environment(source: Mapping[str, str]) -> tuple[dict[str, Any], list[t
         if not variable.startswith(PREFIX) or variable.startswith(IGNORED_PREFIX):
             continue
         if variable in fields:
-            values[fields[variable]] = value
+            values[fields[variable]] = value.strip()
         elif variable in file_fields:
             field = file_fields[variable]
             if _variable(field) in source:
                 faults.append((variable, f"is set together with {_variable(field)}; set only one of them"))
             try:
-                values[field] = Path(value).read_text(encoding="utf-8").strip()
+                values[field] = _file_text(value.strip())
+            except UnicodeDecodeError:
+                faults.append((variable, "names a file that is not text in UTF-8"))
             except (OSError, ValueError):
                 faults.append((variable, "names a file that cannot be read"))
         elif not _SERVICE_LINK.fullmatch(f"{variable}={value}"):
             faults.append((variable, "is not a setting of bindings; `bindings config` lists them"))
     return values, faults
+
+
+def _file_text(path: str) -> str:
+    """Return the text of a file, without a byte order mark and the white space around it."""
+    with Path(path).open("rb") as file:
+        content = file.read(_MAX_FILE + 1)
+    if len(content) > _MAX_FILE:
+        raise ValueError("too large")
+    return content.decode("utf-8-sig").strip()
 
 
 def _fault(error: Any) -> tuple[str, str]:

@@ -36,7 +36,7 @@ def read(path: str) -> str:
     try:
         with Path(path).open("rb") as file:
             shared_mode = secret_files.mode_for_others(os.fstat(file.fileno()))
-            text = file.read(MAX_BYTES).decode()
+            text = file.read(MAX_BYTES).decode("utf-8-sig")
     except (OSError, ValueError):
         raise _invalid("names a file that cannot be read") from None
     if shared_mode is not None:

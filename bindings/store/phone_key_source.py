@@ -56,7 +56,7 @@ def write_new(path: Path) -> None:
 
 def _read(path: Path) -> str:
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             if secret_files.mode_for_others(os.fstat(file.fileno())) is not None:
                 command = f"chmod 600 {shlex.quote(str(path))}"
                 raise _wrong(FILE, f"names a file that other users may open: run `{command}`")

@@ -117,6 +117,87 @@ def test_secret_is_read_from_a_file(tmp_path: Path) -> None:
     assert settings.provider_api_secret.get_secret_value() == "7bz1lzh9"
 
 
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbf7bz1lzh9", b"7bz1lzh9\r\n\r\n", b"\xef\xbb\xbf 7bz1lzh9\r\n"])
+def test_what_an_editor_adds_to_the_file_of_a_secret_is_no_part_of_it(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(content)
+    settings = load({"BINDINGS_PROVIDER_API_SECRET_FILE": f"{file}\n"})
+    assert settings.provider_api_secret is not None
+    assert settings.provider_api_secret.get_secret_value() == "7bz1lzh9"
+
+
+def test_file_of_a_secret_that_never_ends_is_an_error() -> None:
+    with pytest.raises(SettingsError, match="BINDINGS_PROVIDER_API_KEY_FILE: names a file that cannot be read"):
+        load({"BINDINGS_PROVIDER_API_KEY_FILE": "/dev/zero"})
+
+
+def test_white_space_around_the_value_of_a_variable_is_no_part_of_it() -> None:
+    settings = load(
+        {
+            "BINDINGS_DATABASE_URL": "sqlite:///a.db\n",
+            "BINDINGS_PROVIDER_URL": " https://api.laaffic.com\r\n",
+            "BINDINGS_PROVIDER_API_KEY": "bDqJFiq9\n",
+            "BINDINGS_PROVIDER_APP_ID": "4luaKsL2 ",
+        }
+    )
+    assert settings.database_url.get_secret_value() == "sqlite:///a.db"
+    assert settings.provider_url == "https://api.laaffic.com"
+    assert settings.provider_api_key is not None
+    assert settings.provider_api_key.get_secret_value() == "bDqJFiq9"
+    assert settings.provider_app_id == "4luaKsL2"
+
+
+@pytest.mark.parametrize(
+    "value", ["", "hunter2\n", "hun\nter2", "hun ter2", "hun\tter2", "hunter2\x00", "húnter2", "\ufeffhunter2"]
+)
+@pytest.mark.parametrize("name", ["provider_api_key", "provider_api_secret"])
+def test_secret_that_no_header_can_carry_is_refused(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"BINDINGS_{name.upper()}: must be visible ASCII") as refused:
+        load({}, **{name: value})
+    assert "ter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("database_url", "sqlite:///hunter2.db\n"),
+        ("database_url", "sqlite:///a?hunter2.db"),
+        ("database_url", "sqlite:///a.db?mode=ro"),
+        ("database_url", "postgresql://u:hunter2\x00@h/x"),
+        ("provider_app_id", "hunter2\n"),
+        ("provider_url", "http://hunter2\n"),
+        ("provider_url", "http://[::1"),
+        ("provider_url", "http://[hunter2]"),
+        ("provider_url", "http://h:99999"),
+        ("provider_url", "http://h:0"),
+        ("provider_url", "http://h:hunter2"),
+        ("provider_url", "http://1.1.1.1:80:80"),
+        ("provider_url", "http://hunter2..com"),
+        ("provider_url", "http://" + "a" * 64),
+        ("provider_url", "https://hünter2.example"),
+        ("provider_url", "http://h/\x00"),
+    ],
+)
+def test_value_that_no_call_could_use_is_refused_at_the_start(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=f"BINDINGS_{name.upper()}: ") as refused:
+        load({}, **{name: value})
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://[::1]:8080",
+        "http://10.0.0.1:80",
+        "https://a_b.example.",
+        "http://h:",
+        "https://xn--mller-kva.example/a-b",
+    ],
+)
+def test_provider_url_with_every_kind_of_host_is_accepted(address: str) -> None:
+    assert load({"BINDINGS_PROVIDER_URL": address}).provider_url == address
+
+
 def test_missing_file_and_value_together_with_its_file_are_errors(tmp_path: Path) -> None:
     missing = str(tmp_path / "hunter2")
     with pytest.raises(SettingsError, match="BINDINGS_PROVIDER_API_KEY_FILE: names a file") as refused:
@@ -131,7 +212,7 @@ def test_missing_file_and_value_together_with_its_file_are_errors(tmp_path: Path
 def test_file_that_is_not_text_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "binary"
     file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SettingsError, match="cannot be read"):
+    with pytest.raises(SettingsError, match="names a file that is not text in UTF-8"):
         load({"BINDINGS_PROVIDER_API_KEY_FILE": str(file)})
 
 
