@@ -308,8 +308,8 @@ def _total(fields: dict[str, Any]) -> int | None:
 def _row(fields: dict[str, Any], zone: tzinfo) -> ProviderBinding:
     return ProviderBinding(
         bind_id=_bind_id(fields, BIND_ID),
-        phone_a=_phone(fields, PHONE_A),
-        phone_b=_phone(fields, PHONE_B),
+        phone_a=_listed_phone(fields, PHONE_A),
+        phone_b=_listed_phone(fields, PHONE_B),
         middle_number_a=_number(fields, MIDDLE_NUMBER_A),
         middle_number_b=_number(fields, MIDDLE_NUMBER_B),
         ends_at=_end(fields, zone),
@@ -318,7 +318,7 @@ def _row(fields: dict[str, Any], zone: tzinfo) -> ProviderBinding:
 
 def _odd_row(record: Any, problem: str, zone: tzinfo) -> OddRow:
     fields: dict[str, Any] = record if isinstance(record, dict) else {}
-    phones = (_readable(_phone, fields, name) for name in (PHONE_A, PHONE_B))
+    phones = (_readable(_listed_phone, fields, name) for name in (PHONE_A, PHONE_B))
     return OddRow(
         bind_id=_readable(_bind_id, fields, BIND_ID),
         phones=tuple(phone for phone in phones if phone is not None),
@@ -357,7 +357,8 @@ def _object(body: bytes) -> dict[str, Any]:
 
 def _fields(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise Malformed(f"{name} is not an object")
+        problem = "has a field that occurs twice" if value is strict_json.AMBIGUOUS else "is not an object"
+        raise Malformed(f"{name} {problem}")
     return value
 
 
@@ -373,7 +374,7 @@ def _text(fields: dict[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise Malformed(f"{name} is missing or not a text")
     # This also excludes NUL and lone surrogates, which databases reject.
-    if len(value) > _MAX_TEXT_LENGTH or not value.isprintable():
+    if len(value) > _MAX_TEXT_LENGTH or not value.isprintable() or "\N{REPLACEMENT CHARACTER}" in value:
         raise Malformed(f"{name} is not a short printable text")
     return value
 
@@ -414,3 +415,9 @@ def _phone(fields: dict[str, Any], name: str) -> Phone:
         raise
     except ValueError:
         raise Malformed(f"{name} is not a phone number") from None
+
+
+def _listed_phone(fields: dict[str, Any], name: str) -> Phone:
+    """Return the phone of a row; 00 before its country code, which never begins with 0, is no part of it."""
+    phone = _phone(fields, name)
+    return Phone(phone.digits[2:]) if re.match(r"00[1-9]", phone.digits) else phone

@@ -107,6 +107,10 @@ _STATES: dict[str, Failure] = {
         f"see that {URL_VARIABLE} leads to the primary, and that it is not set to read-only",
         may_pass=True,
     ),
+    "25P03": Failure("the database server ended a transaction that waited for this process", SEE_LOG, may_pass=True),
+    "25P04": Failure("the database server ended a transaction that took too long", SEE_LOG, may_pass=True),
+    "2200H": Failure("a sequence of the database has given out its last number", "raise its limit: ALTER SEQUENCE ... NO MAXVALUE"),
+    "54": Failure("the database server has reached a limit of its own", SEE_LOG),
     "0A000": Failure("the schema was changed while this process ran", SEE_LOG, may_pass=True),
     "26000": Failure("the database has lost a prepared statement", SEE_LOG, may_pass=True),
     "28": Failure(f"the database server refuses the user of {URL_VARIABLE}", "correct the user or the password"),
@@ -116,6 +120,10 @@ _STATES: dict[str, Failure] = {
     "42501": Failure(
         f"the database refuses the user of {URL_VARIABLE}",
         "give the user this permission, or the role that owns the tables",
+    ),
+    "3F000": Failure(
+        f"the search path of the user of {URL_VARIABLE} names no schema that exists",
+        "create the schema, or correct the search_path of the role, of the database or in PGOPTIONS",
     ),
     "42P01": Failure("a table is missing in the database", "`bindings doctor` shows the schema"),
     "42703": Failure("a column is missing in the database", "`bindings doctor` shows the schema"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bindings.domain.binding import BindRequest, Mode
 from bindings.domain.phone import Phone
-from bindings.provider import wire
+from bindings.provider import strict_json, wire
 from bindings.provider.outcome import ProviderBinding
 
 CHINA = timezone(timedelta(hours=8))
@@ -122,8 +122,6 @@ def test_a_status_that_is_a_number_is_read_as_text() -> None:
         b'{"status":0.0}',
         b'{"status":""}',
         b'{"status":"0","status":"-35"}',
-        b'{"status":"0","data":{"bindId":1,"bindId":2}}',
-        b'{"status":"0","data":NaN}',
         b'{"status":"\\u0000"}',
         b'{"status":"\xff"}',
         b"\xff\xfe{}",
@@ -139,6 +137,51 @@ def test_body_that_is_not_an_envelope_is_malformed(body: bytes) -> None:
 def test_words_of_an_envelope_are_redacted() -> None:
     envelope = wire.read_envelope(b'{"status":"key-3f7a","reason":"KEY-3F7A 9188067701"}', secrets=["key-3f7a"])
     assert (envelope.status, envelope.reason) == ("***", "*** 91******01")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xef\xbb\xbf" + '{"status":"-35","reason":"号码已绑定","data":null}'.encode(),
+        '{"status":"-35","reason":"号码已绑定","data":null}'.encode("gbk"),
+        '{"status":"-35","reason":"déjà lié","data":null}'.encode("latin-1"),
+        b'{"status":"-35","reason":"\\ud800","data":null}',
+        b'{"status":"-35","data":{"x":1,"x":2}}',
+        b'{"status":"-35","data":NaN}',
+        b'{"status":"-35","data":' + b"9" * 5_000 + b"}",
+    ],
+)
+def test_clear_status_stays_clear_whatever_the_rest_of_the_body_is(body: bytes) -> None:
+    assert wire.read_envelope(body).status == "-35"
+
+
+@pytest.mark.parametrize("data", [b'{"bindId":1,"bindId":2}', b"NaN", b"Infinity", b"9" * 5_000])
+def test_success_whose_data_parsers_read_differently_is_malformed(data: bytes) -> None:
+    with pytest.raises(wire.Malformed, match="data"):
+        wire.read_bound(wire.read_envelope(b'{"status":"0","data":' + data + b"}").data)
+
+
+@pytest.mark.parametrize(
+    ("odd", "problem"),
+    [
+        (b'{"bindId":2,"bindId":3}', "the row has a field that occurs twice"),
+        (b'{"bindId":2,"remark":1,"remark":2}', "the row has a field that occurs twice"),
+        (b'{"bindId":NaN}', "bindId is missing"),
+        (b'{"bindId":' + b"9" * 5_000 + b"}", "bindId is missing"),
+        (b'{"bindId":"\xff"}', "bindId is not a short printable text"),
+    ],
+)
+def test_row_that_parsers_read_differently_is_odd_and_the_others_are_read(odd: bytes, problem: str) -> None:
+    whole = strict_json.dump(ROW | {"bindId": 1, "remark": "\N{SNOWMAN}"})
+    body = b'{"status":"0","data":{"total":2,"records":[' + whole + b"," + odd + b"]}}"
+    page = wire.read_rows(wire.read_envelope(body).data, zone=CHINA)
+    assert [row.bind_id for row in page.rows] == ["1"]
+    assert [row.problem.startswith(problem) for row in page.odd_rows] == [True]
+
+
+def test_phone_of_a_row_is_read_without_what_stands_before_its_country_code() -> None:
+    (row,) = wire.read_rows(page(ROW | {"phoneA": "+9188067701", "phoneB": "009188067799"}), zone=CHINA).rows
+    assert (row.phone_a, row.phone_b) == (Phone("9188067701"), Phone("9188067799"))
 
 
 @pytest.mark.parametrize("field", ["bindId", "pnsNumberA", "pnsNumberB"])

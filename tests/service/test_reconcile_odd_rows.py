@@ -54,6 +54,14 @@ def test_doubt_is_adopted_beside_an_odd_row(harness: ServiceHarness, values: dic
     assert harness.service.get(doubt).state is State.ACTIVE
 
 
+def test_doubt_is_adopted_from_a_list_that_writes_phones_with_00(harness: ServiceHarness) -> None:
+    doubt = put_in_doubt(harness)
+    (entry,) = harness.simulator.ledger
+    harness.simulator.list_as(entry.bind_id, {"phone_a": f"00{A}", "phone_b": f"+{B}"})
+    assert harness.service.reconcile().adopted == 1
+    assert harness.service.get(doubt).state is State.ACTIVE
+
+
 @pytest.mark.parametrize("values", ODD_ROWS)
 def test_odd_row_is_named_by_its_bind_id_and_never_by_a_phone(
     harness: ServiceHarness, values: dict[str, Any], caplog: pytest.LogCaptureFixture
