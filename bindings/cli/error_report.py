@@ -6,6 +6,7 @@ repeated.
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import traceback
@@ -41,6 +42,18 @@ class Unexpected(BindingsError):
     may_have_acted = True
 
 
+class OutputFailed(BindingsError):
+    """The output could not be written. What the command did is recorded: `bindings list` and `history` show it."""
+
+    code = "output-failed"
+    may_have_acted = True
+
+
+# A disk or a quota is full, a file is too large, a device fails. What else an `OSError` can be becomes another error
+# where it occurs: of the database, of the provider, of a file that an option names.
+_OUTPUT_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG))
+
+
 def report(error: Exception, *, as_json: bool) -> int:
     """Print the error on stderr and return the exit code."""
     reported = _to_bindings_error(error)
@@ -50,6 +63,11 @@ def report(error: Exception, *, as_json: bool) -> int:
         for line in lines(reported):
             output.message(output.escape_unprintable(line))
     return reported.exit_code
+
+
+def exit_code(error: Exception) -> int:
+    """Return the exit code of a command that ended with the error."""
+    return _to_bindings_error(error).exit_code
 
 
 def lines(error: BindingsError) -> list[str]:
@@ -65,6 +83,8 @@ def _to_bindings_error(error: Exception) -> BindingsError:
         return error
     if isinstance(error, click.UsageError):
         return InvalidRequest([_usage_error(error)])
+    if isinstance(error, OSError) and error.errno in _OUTPUT_ERRORS:
+        return OutputFailed(f"the output could not be written: {error.strerror}; what the command did is recorded")
     return Unexpected(_unexpected_error(error))
 
 

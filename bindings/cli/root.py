@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -135,10 +136,20 @@ class Root(LazyGroup):
         return result
 
 
+def _replace_closed_streams() -> None:
+    """Put an empty file in the place of each standard stream that the caller has closed."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))
+
+
 def _report(error: Exception, arguments: Sequence[str]) -> int:
     from bindings.cli import error_report
 
-    return error_report.report(error, as_json="--json" in arguments)
+    try:
+        return error_report.report(error, as_json="--json" in arguments)
+    except OSError:  # stderr cannot be written: the exit code still says what happened
+        return error_report.exit_code(error)
 
 
 def _interrupted() -> Exception:
@@ -162,6 +173,7 @@ def root() -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    _replace_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(
