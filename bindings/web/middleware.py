@@ -58,6 +58,8 @@ RESPONSE_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
 )
 UNKNOWN_ROUTE = "unknown"
+WITHOUT_HEAD = ("/sign-in",)  # its link works once, and programs that preview a link request its head
+STATUSES_WITH_ALLOW = (204, 405)
 UNLOGGED_ROUTES = ("/livez", "/readyz", "/metrics")  # requested every few seconds: counted, not logged
 
 _log = structlog.get_logger("bindings.web")
@@ -102,6 +104,8 @@ class RequestMiddleware:
         else:
             if body is not None:
                 scope["state"]["body"] = body
+                if scope["method"] == "HEAD" and scope["path"] not in WITHOUT_HEAD:
+                    context.scope = scope = {**scope, "method": "GET"}  # the server leaves the body out
                 await self._app(scope, _replay(body, receive), context.send)
 
     def _record(self, context: _RequestContext, span: Span) -> None:
@@ -161,6 +165,8 @@ class _RequestContext:
             present = {name.lower() for name, _ in message["headers"]}
             added = [(name, value) for name, value in defaults if name not in present]
             message = {**message, "headers": [*message["headers"], *added]}
+            if self.status in STATUSES_WITH_ALLOW:
+                message["headers"] = [(name, _allow(name, value)) for name, value in message["headers"]]
         if message["type"] == COMPLETE_RESPONSE:
             await self._send_complete(message)
         else:
@@ -220,6 +226,11 @@ class _BodyReceiver:
 
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def _allow(name: bytes, value: bytes) -> bytes:
+    """Return the value of a header; the framework's `Allow` lists no HEAD."""
+    return value + b", HEAD" if name.lower() == b"allow" and b"GET" in value else value
 
 
 def _exchange(scope: Scope) -> Exchange | None:

@@ -279,8 +279,19 @@ def test_options_returns_the_methods_of_a_path_and_nothing_else(listening: Runni
         assert b"access-control" not in answer.lower()
 
 
-def test_refused_head_request_has_no_body(listening: Running) -> None:
-    answer = speak(listening, request(b"", path="/livez", method="HEAD"))
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/openapi.json", "/v1/bindings", "/v1/nothing"])
+def test_head_request_gets_the_response_of_a_get_without_its_body(listening: Running, path: str) -> None:
+    head, _, body = speak(listening, request(b"", path=path, method="HEAD")).partition(b"\r\n\r\n")
+    expected, _, expected_body = speak(listening, get(path)).partition(b"\r\n\r\n")
+    names = [line.partition(b":")[0] for line in head.splitlines()[1:]]
+    assert (status(head), body) == (status(expected), b"")
+    assert names == [line.partition(b":")[0] for line in expected.splitlines()[1:]]
+    assert (f"content-length: {len(expected_body)}".encode() in head.lower()) == (b"content-length" in expected.lower())
+
+
+@pytest.mark.parametrize("path", ["/v1/lookup", "/sign-in?token=x"])
+def test_refused_head_request_has_no_body(listening: Running, path: str) -> None:
+    answer = speak(listening, request(b"", path=path, method="HEAD"))
     assert (status(answer), answer.partition(b"\r\n\r\n")[2]) == (405, b"")
 
 
