@@ -11,8 +11,8 @@ and for "reset after the server had read the whole request". Therefore:
   keeps no cookie. A new adapter is created for each call, so nothing is shared between threads.
 - The deadline is applied before every single socket operation. A timeout passed to requests applies to each read,
   so that a response of one byte a second would never end. The standard library bounds a TLS handshake and a
-  `sendall` as a whole by the socket's timeout. Only a name lookup cannot be cut short without a thread; if it
-  overruns the deadline, the call ends before anything is sent.
+  `sendall` as a whole by the socket's timeout. A name is looked up in a thread, which is left behind if it does
+  not end in time: a resolver may take half a minute.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ import contextlib
 import functools
 import http.client
 import io
+import ipaddress
 import os
 import selectors
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import requests
@@ -189,7 +192,7 @@ class _BoundedConnection(HTTPConnection):
 
     def _connect_socket(self) -> socket.socket:
         self._attempt.phase = Phase.RESOLVE
-        addresses = socket.getaddrinfo(self._dns_host.strip("[]"), self.port, type=socket.SOCK_STREAM)
+        addresses = _look_up(self._dns_host.strip("[]"), self.port, self._attempt)
         self._attempt.phase = Phase.CONNECT
         # Checked where it connects: a name may have another address than a moment before.
         if self._attempt.accepts is not None:
@@ -221,6 +224,37 @@ class _BoundedTLSConnection(_BoundedConnection, HTTPSConnection):
             sock.close()
             raise
         self.is_verified = True
+
+
+def _look_up(host: str, port: int, attempt: _Attempt) -> Sequence[_AddressInfo]:
+    """Return the addresses of a host. Raises TimeoutError at the deadline, also if the resolver goes on."""
+    look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    if _is_address(host):
+        return look_up()
+    outcomes: SimpleQueue[Sequence[_AddressInfo] | Exception] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcomes.put(look_up())
+        except Exception as error:  # noqa: BLE001 -- raised by the caller
+            outcomes.put(error)
+
+    threading.Thread(target=run, name="bindings-look-up", daemon=True).start()
+    try:
+        outcome = outcomes.get(timeout=attempt.remaining())
+    except Empty:
+        raise TimeoutError from None
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 def _connect_to_any(addresses: Sequence[_AddressInfo], attempt: _Attempt) -> socket.socket:

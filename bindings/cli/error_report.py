@@ -49,8 +49,8 @@ class OutputFailed(BindingsError):
     may_have_acted = True
 
 
-# A disk or a quota is full, a file is too large, a device fails. What else an `OSError` can be becomes another error
-# where it occurs: of the database, of the provider, of a file that an option names.
+# A disk or a quota is full, a file is too large, a device fails. What else an `OSError` can be becomes another
+# error where it occurs: of the database, of the provider, of a file that an option names.
 _OUTPUT_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG))
 
 

@@ -140,7 +140,7 @@ def _replace_closed_streams() -> None:
     """Put an empty file in the place of each standard stream that the caller has closed."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 -- to the end
 
 
 def _report(error: Exception, arguments: Sequence[str]) -> int:

@@ -24,13 +24,14 @@ class Connection(Protocol):
 
 
 class Connections:
-    """The open connections of a process.
+    """The open connections of a process: at most `room` if that is less than `MAX_CONNECTIONS`.
 
     A connection is idle while it waits for its client: for a complete request, or until a response is read.
     """
 
-    def __init__(self, proxies: TrustedProxies) -> None:
+    def __init__(self, proxies: TrustedProxies, room: int | None = None) -> None:
         self._proxies = proxies
+        self._room = room
         self._open: dict[str, dict[Connection, None]] = {}
         self._idle: dict[Connection, str] = {}  # the longest idle first; with the address
         self._count = 0
@@ -41,7 +42,8 @@ class Connections:
         if len(of_address) >= MAX_CONNECTIONS_OF_ADDRESS and not self._proxies.trust(address):
             room = self._close_idle(address)
         else:
-            room = self._count < MAX_CONNECTIONS or self._close_idle(self._busiest_address()) or self._close_idle()
+            most = MAX_CONNECTIONS if self._room is None else min(MAX_CONNECTIONS, self._room)
+            room = self._count < most or self._close_idle(self._busiest_address()) or self._close_idle()
         if room:
             self._open.setdefault(address, {})[connection] = None
             self._idle[connection] = address

@@ -24,7 +24,7 @@ from bindings.domain.addresses import is_loopback
 from bindings.errors import BindingsError, FieldError, InvalidRequest
 from bindings.monitoring import encryption_checks, otlp
 from bindings.scheduler import Scheduler
-from bindings.web import log_config
+from bindings.web import log_config, open_files
 from bindings.web.api.ops_routes import refresh_metrics
 from bindings.web.app import application
 from bindings.web.first_sign_in import FirstSignIn
@@ -143,6 +143,7 @@ def serve(
         message = "cannot be used with BINDINGS_TRUSTED_PROXIES: every client of the proxy would be an admin"
         raise InvalidRequest([FieldError("local_admin", message)])
     listener = listen(host, port)
+    open_files.raise_limit()
     log_config.configure(logs.SERVICE.from_environment())
     encryption_checks.log_warnings(service.runtime)
     is_first = not local_admin and is_loopback(host) and not service.settings.trusted_proxies

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bindings.web import open_files
 from bindings.web.auth import Authenticator
 from bindings.web.background import ReconcileRuns
 from bindings.web.connections import Connections
@@ -47,7 +48,8 @@ class AppState:
             rate_limit=service.settings.rate_limit,
         )
         self.held_answers = HeldAnswers()
-        self.connections = Connections(self.proxies)
+        room = open_files.connections_within(open_files.limit(), service.settings)
+        self.connections = Connections(self.proxies, room)
         self.readiness: tuple[float, tuple[Check, ...]] = (float("-inf"), ())  # when it was checked, the checks
         if service.runtime.client is not None:
             service.runtime.client.on_call = self.metrics.record_provider_call

@@ -194,6 +194,31 @@ def test_name_lookup_past_the_deadline_is_not_sent(
         assert server.posts == 0
 
 
+def test_name_lookup_that_does_not_end_is_given_up_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, lookup = threading.Event(), socket.getaddrinfo
+
+    def hanging(*args: Any, **options: Any) -> Any:
+        ended.wait()
+        return lookup(*args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hanging)
+    with Server(says(answer())) as server:
+        url = server.url.replace("127.0.0.1", "localhost")
+        try:
+            assert bind(client(url, timeout_s=LIMIT_S)) == NotSent(reason="name resolution: timed out")
+        finally:
+            ended.set()
+        assert server.posts == 0
+
+
+def test_error_of_a_name_lookup_is_that_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_AGAIN, "try again")
+
+    monkeypatch.setattr(socket, "getaddrinfo", failing)
+    assert bind(client("http://localhost:1")) == NotSent(reason="name resolution: name not found")
+
+
 def test_process_paused_while_signing_sends_nothing() -> None:
     clock = Clock()
 

@@ -19,7 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families as families
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from bindings.web import connections, http_protocol, middleware
+from bindings.settings import load
+from bindings.web import connections, http_protocol, middleware, open_files
 from bindings.web.proxies import TrustedProxies
 from tests.service.harness import A, wait_for
 from tests.store.databases import migrated_file
@@ -286,7 +287,9 @@ def test_head_request_gets_the_response_of_a_get_without_its_body(listening: Run
     names = [line.partition(b":")[0] for line in head.splitlines()[1:]]
     assert (status(head), body) == (status(expected), b"")
     assert names == [line.partition(b":")[0] for line in expected.splitlines()[1:]]
-    assert (f"content-length: {len(expected_body)}".encode() in head.lower()) == (b"content-length" in expected.lower())
+    assert (f"content-length: {len(expected_body)}".encode() in head.lower()) == (
+        b"content-length" in expected.lower()
+    )
 
 
 @pytest.mark.parametrize("path", ["/v1/lookup", "/sign-in?token=x"])
@@ -489,6 +492,24 @@ def test_an_address_with_many_connections_makes_room_for_others() -> None:
     shares.remove(greedy[6], "192.0.2.1")
     assert shares.add(Client(), "192.0.2.1")
     assert not greedy[5].closed
+
+
+@pytest.mark.parametrize(("files", "most"), [(None, None), (256, 128), (1_024, 736), (4_096, 3_808)])
+def test_connections_leave_files_for_the_database_and_the_provider(files: int | None, most: int | None) -> None:
+    assert open_files.connections_within(files, load({})) == most
+
+
+def test_connections_keep_to_the_files_that_the_process_may_open() -> None:
+    class Client:
+        closed = False
+
+        def close_idle(self) -> None:
+            self.closed = True
+
+    open_connections = connections.Connections(TrustedProxies(()), room=3)
+    clients = [Client() for _ in range(5)]
+    assert all(open_connections.add(client, "192.0.2.1") for client in clients)
+    assert [client.closed for client in clients] == [True, True, False, False, False]
 
 
 @pytest.mark.parametrize("proxy", [False, True], ids=["client", "named proxy"])
