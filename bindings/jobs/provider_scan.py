@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from bindings.failpoints import hit
 from bindings.jobs.id_set import IdSet
-from bindings.jobs.scan_evidence import LONGEST_ZONE_MISFIT_S, binding_of
+from bindings.jobs.scan_evidence import LONGEST_ZONE_MISFIT_S, binding_of, same_pair
 from bindings.provider.outcome import ProviderPage, Refusal, Refused
 from bindings.store import queries
 
@@ -86,8 +86,9 @@ class Scan:
 
     `started_at` and `ended_at` are database instants. `bind_ids` are those of all rows; `unknown_rows` those whose
     bind_id was unknown here when they were read; `differing` the known ones that differ from what is recorded;
-    `ended_here` the live ones whose binding has ended here, and holds its phones for a shorter time; `listed` the
-    phone keys of `watched` that a live row has. `odd_rows` (a set, in order) do not match the provider's
+    `ended_here` the live ones whose binding has ended here, and holds its phones for a shorter time; `other_pairs`
+    those that have the bind_id of a living binding here and not its phones; `listed` the phone keys of `watched`
+    that a live row has. `odd_rows` (a set, in order) do not match the provider's
     documents; `unknown_odd_rows` are those of them whose bind_id is unknown here. `total` is the largest one that
     a page had, None if a page had none. `page_rows` is how many rows the first page had, `pages` how many pages
     had a new row, `pages_read` how many were read. `newest` is where the newest of our bindings was seen, or None.
@@ -103,6 +104,7 @@ class Scan:
     unknown_rows: list[ProviderBinding] = field(default_factory=list)
     differing: list[tuple[ProviderBinding, Binding]] = field(default_factory=list)
     ended_here: list[tuple[ProviderBinding, Binding]] = field(default_factory=list)
+    other_pairs: list[tuple[ProviderBinding, Binding]] = field(default_factory=list)
     listed: set[str] = field(default_factory=set)
     odd_rows: dict[OddRow, None] = field(default_factory=dict)
     unknown_odd_rows: list[OddRow] = field(default_factory=list)
@@ -160,6 +162,9 @@ class Scan:
         if binding.state.terminal:
             if row.ends_at > max(self.started_at, binding.held_until):
                 self.ended_here.append((row, binding))
+            return
+        if not same_pair(row, binding):
+            self.other_pairs.append((row, binding))
             return
         if binding.provider_end is None or self.app_id not in (None, binding.app_id):
             return  # that of another application is compared with its own list

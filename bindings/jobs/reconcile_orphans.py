@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from bindings.domain.binding import Binding
+    from bindings.domain.phone import Phone
     from bindings.jobs.provider_scan import Scan
     from bindings.jobs.reconcile_context import Findings, ReconcileContext
     from bindings.provider.outcome import ProviderBinding
@@ -38,6 +39,8 @@ class LiveRow:
     """A live row to be held, its application if that is known, and our binding that it came from, if it did.
 
     `case` is what the report calls it. It is not held again if a hold of it has ended after `released_since`.
+    `namesake` is a living binding here with the bind_id of the row and other phones: the row is never released,
+    because its unbind would name that binding.
     """
 
     case: str
@@ -45,6 +48,13 @@ class LiveRow:
     app_id: str
     origin_id: str | None
     released_since: datetime | None = None
+    namesake: Binding | None = None
+
+    @property
+    def phones(self) -> tuple[Phone, ...]:
+        """Return the phones to be held: those of the row, without those that its namesake holds."""
+        own = () if self.namesake is None else (self.namesake.phone_a, self.namesake.phone_b)
+        return tuple(phone for phone in (self.row.phone_a, self.row.phone_b) if phone not in own)
 
 
 def orphans_among(
@@ -73,6 +83,15 @@ def revenants_among(rows: Iterable[tuple[ProviderBinding, Binding]], scan: Scan)
                 origin_id=binding.id,
                 released_since=scan.started_at - scan_evidence.LIST_LAG,
             )
+
+
+def rows_of_other_pairs(rows: Iterable[tuple[ProviderBinding, Binding]]) -> Iterator[LiveRow]:
+    """Yield the live rows that have the bind_id of a living binding here and not its phones.
+
+    One of the two is wrong: a response of the provider that named another binding, or its list.
+    """
+    for row, binding in rows:
+        yield LiveRow(case="orphans", row=row, app_id=binding.app_id, origin_id=None, namesake=binding)
 
 
 def hold_live_rows(context: ReconcileContext, live_rows: Iterable[LiveRow], findings: Findings) -> None:
@@ -104,9 +123,7 @@ def _new_in(context: ReconcileContext, batch: list[LiveRow], findings: Findings)
         return batch
     if context.dry_run:
         if action == "hold":
-            findings.would_hold |= {
-                phone.key for live_row in batch for phone in (live_row.row.phone_a, live_row.row.phone_b)
-            }
+            findings.would_hold |= {phone.key for live_row in batch for phone in live_row.phones}
         return _would_hold(context, batch)
     new_rows = _hold_batch(context, batch, findings)
     for live_row in context.control.work_through(batch):
@@ -128,7 +145,7 @@ def _would_hold(context: ReconcileContext, batch: list[LiveRow]) -> list[LiveRow
             if holds.would_hold_orphan(
                 connection,
                 now,
-                phones=(live_row.row.phone_a, live_row.row.phone_b),
+                phones=live_row.phones,
                 app_id=live_row.app_id,
                 bind_id=live_row.row.bind_id,
                 held_until=_held_until(context, live_row, now),
@@ -186,9 +203,10 @@ def _is_held_otherwise(context: ReconcileContext, hold: holds.Hold, findings: Fi
 
 
 def _action(context: ReconcileContext, live_row: LiveRow) -> str:
-    """Return what is done with a row: an unbind needs its application, so without one it is held."""
+    """Return what is done with a row: an unbind needs its application, and a bind_id of nothing else."""
     action = context.actions.orphan
-    return "hold" if action == "release" and live_row.app_id == holds.NO_APP else action
+    only_held = live_row.app_id == holds.NO_APP or live_row.namesake is not None
+    return "hold" if action == "release" and only_held else action
 
 
 def _hold(tx: Transaction, context: ReconcileContext, live_row: LiveRow) -> bool:
@@ -196,7 +214,7 @@ def _hold(tx: Transaction, context: ReconcileContext, live_row: LiveRow) -> bool
     return holds.hold_orphan(
         tx,
         context.runtime.caller,
-        phones=(row.phone_a, row.phone_b),
+        phones=live_row.phones,
         scope=context.runtime.settings.scope,
         app_id=live_row.app_id,
         bind_id=row.bind_id,

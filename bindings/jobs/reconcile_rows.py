@@ -17,6 +17,7 @@ from bindings.jobs.reconcile_orphans import (
     hold_live_rows,
     orphans_among,
     revenants_among,
+    rows_of_other_pairs,
 )
 from bindings.store import queries, settle
 from bindings.store.bindings import find
@@ -52,6 +53,8 @@ def apply_rows(context: ReconcileContext, scan: Scan, findings: Findings) -> Non
     hold_live_rows(context, orphans, findings)
     ended_here = [(row, binding) for row, binding in scan.ended_here if holds_phones(row)]
     hold_live_rows(context, revenants_among(ended_here, scan), findings)
+    other_pairs = [(row, binding) for row, binding in scan.other_pairs if holds_phones(row)]
+    hold_live_rows(context, rows_of_other_pairs(other_pairs), findings)
     if not context.control.is_stopping():
         end_explained_holds(context, scan, living_ids, findings)
 

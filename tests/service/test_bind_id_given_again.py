@@ -89,6 +89,29 @@ def test_yes_with_the_id_of_an_active_binding_ends_that_one(
     assert service.get(second.id).state is State.ACTIVE
 
 
+@pytest.mark.parametrize("action", ["hold", "release"])
+def test_I4_row_with_the_id_of_a_living_binding_and_other_phones_holds_them(
+    harness: ServiceHarness, action: str
+) -> None:
+    """A response named another binding, or the list does: nothing is ended here, and nothing is unbound there."""
+    binding = harness.bind(A, B)
+    harness.bind(E, F)  # without a living binding no scan proves that a row is gone
+    values = {"phone_a": C, "phone_b": B, "ends_at": "2030-01-01 00:00:00"}
+    harness.simulator.list_as(str(binding.bind_id), values)
+    harness.clock.advance(61)
+    service = harness.open(on_orphan=action)
+    counts = [service.reconcile() for _ in range(2)]
+    assert [(c.orphans, c.ghosts, c.drifted) for c in counts] == [(1, 0, 0), (0, 0, 0)]
+    assert {holder.why for holder in service.check(phone_a=C, phone_b=D, mode="AXB")} == {"orphan"}
+    assert [hold.phone for hold in service.holds(phone=B)] == []
+    assert service.get(binding.id) == binding
+    assert harness.simulator.counts.received.get("unbind", 0) == 0
+    service.unbind(binding.id)
+    harness.clock.advance(61)
+    service.reconcile()
+    assert service.check(phone_a=C, phone_b=D, mode="AXB") == []
+
+
 def test_yes_with_the_id_of_a_hold_ends_the_hold(
     harness: ServiceHarness, service: BindingService, again: Simulator
 ) -> None:
