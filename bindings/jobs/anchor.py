@@ -19,8 +19,14 @@ def anchor(command: str, head: Seal) -> str | None:
     """
     arguments = [*shlex.split(command), str(head.number), head.hash]
     try:
+        # No pipe for its output: a program that it leaves behind, as ssh may, would hold the pipe open.
         completed = subprocess.run(  # noqa: S603 -- the operator's command, without a shell
-            arguments, input=f"{head.head}\n".encode(), capture_output=True, timeout=TIMEOUT_S, check=False
+            arguments,
+            input=f"{head.head}\n".encode(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=TIMEOUT_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return f"the command did not end within {TIMEOUT_S:.0f} s"

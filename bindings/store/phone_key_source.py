@@ -69,7 +69,12 @@ def _run(command: str) -> str:
     try:
         arguments = shlex.split(command)
         result = subprocess.run(  # noqa: S603 -- the operator's command, and no shell
-            arguments, stdin=subprocess.DEVNULL, capture_output=True, timeout=COMMAND_TIMEOUT_S, check=False
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
         )
     except (OSError, ValueError, IndexError):
         raise _wrong(COMMAND, "names a command that cannot be run") from None

@@ -83,6 +83,7 @@ def test_anchor_command_gets_the_head_once(
         ("false", "the command exited with 1"),
         ("sh -c 'cat; exit 3'", "the command exited with 3"),
         ("true", None),
+        ("sh -c 'sleep 60 & exit 0'", None),  # what it leaves behind is not waited for
     ],
 )
 def test_failure_of_the_anchor_command_is_returned(command: str, error: str | None) -> None:
