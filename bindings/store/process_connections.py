@@ -24,7 +24,15 @@ from bindings.fork_safety import ForkSensitive, keep_alive
 from bindings.store.engine import Connections, driver_url
 from bindings.store.failures import READ_ONLY
 from bindings.store.fork_gate import ForkGate
-from bindings.store.sqlite_connection import MISSING, MIXED, REPLACED, WAL_REPLACED, SqliteConnection, identify
+from bindings.store.sqlite_connection import (
+    EMPTIED,
+    MISSING,
+    MIXED,
+    REPLACED,
+    WAL_REPLACED,
+    SqliteConnection,
+    identify,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +50,8 @@ REMEDIES = {
     REPLACED: "run `bindings reconcile`: until then binds wait, as after a restore",
     MIXED: "stop every process that uses the database, move the -wal and -shm files away, start them again, and"
     " run `bindings db restored`",
+    EMPTIED: "stop every process that uses the database, restore a backup, start them again, and run"
+    " `bindings db restored`",
     WAL_REPLACED: "stop every process that uses the database, start them again, and run `bindings db restored`",
 }
 

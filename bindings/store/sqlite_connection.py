@@ -34,6 +34,7 @@ OWNER_ONLY = stat.S_IRUSR | stat.S_IWUSR
 MISSING = "the SQLite file was deleted or moved away while it was open here"
 REPLACED = "another SQLite file is at the path of the one that was open here"
 MIXED = "another SQLite file is at the path of the one that was open here, beside the -wal file of that one"
+EMPTIED = "the SQLite file was emptied while it was open here"
 WAL_REPLACED = "the -wal file of the SQLite database was deleted or replaced while it was open here"
 
 _files_open_at_a_fork: set[FileIdentity] = set()
@@ -59,6 +60,7 @@ class SqliteConnection(sqlite3.Connection, ForkSensitive):
         self._wal_path = wal_path(self._path)
         self._wal: FileIdentity | None = None
         self._wal_checked_at = 0.0
+        self._has_content = False
         self._has_wal = True
         self._closed = False
         self.watch_forks()
@@ -67,15 +69,20 @@ class SqliteConnection(sqlite3.Connection, ForkSensitive):
         """Record the -wal file; call it when the connection has opened that."""
         self._wal_path = wal_path(self._path)
         self._wal = identify(self._wal_path)
+        status = _status(self._path)
+        self._has_content = status is not None and status.st_size > 0
 
     def file_change(self) -> str | None:
         """Return what happened to the file at the path since it was opened, or None: it is the open one."""
-        file = identify(self._path)
+        status = _status(self._path)
+        file = None if status is None else (status.st_dev, status.st_ino)
         if file != self.file:
             if file is None:
                 return MISSING
             # SQLite would apply the former file's -wal to the new file, and damage it.
             return MIXED if identify(wal_path(self._path)) == self._wal is not None else REPLACED
+        if self._has_content and status is not None and status.st_size == 0:
+            return EMPTIED
         now = time.monotonic()
         if now >= self._wal_checked_at + WAL_CHECK_INTERVAL_S:
             self._wal_checked_at = now
@@ -157,11 +164,15 @@ def files_open_to_others(connection: Connection) -> dict[str, int]:
 
 def identify(path: str) -> FileIdentity | None:
     """Return which file is at the path, or None if there is none."""
+    status = _status(path)
+    return None if status is None else (status.st_dev, status.st_ino)
+
+
+def _status(path: str) -> os.stat_result | None:
     try:
-        status = os.stat(path)  # noqa: PTH116 -- as above
+        return os.stat(path)  # noqa: PTH116 -- as above
     except OSError:
         return None
-    return status.st_dev, status.st_ino
 
 
 def wal_path(path: str) -> str:

@@ -242,6 +242,14 @@ def test_deleted_wal_file_refuses_writes_with_what_to_do(opened: BindingService,
     assert "stop every process" in (refused.value.todo or "")
 
 
+def test_emptied_file_refuses_the_next_write_with_what_to_do(opened: BindingService, file: Path) -> None:
+    os.truncate(file, 0)
+    with pytest.raises(errors.Busy, match="was emptied") as refused:
+        bind(opened, C, D)
+    assert "restore a backup" in (refused.value.todo or "")
+    assert database_check(opened).level is Level.RED
+
+
 def test_path_stays_the_same_after_a_change_of_the_folder(
     file: Path, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
