@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -27,13 +29,15 @@ _log = logging.getLogger(__name__)
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 HTTP = "http/protobuf"
+LAST_EXPORT_S = 5.0
 
 
 @contextmanager
 def exporting() -> Iterator[bool]:
     """Export the traces and metrics of this process while the block runs; yield whether metrics are exported.
 
-    What is left is sent at the end. Raises `InvalidRequest` that names the variables that are not valid.
+    What is left is sent at the end, for at most `LAST_EXPORT_S`: a collector that does not answer keeps no process
+    from ending. Raises `InvalidRequest` that names the variables that are not valid.
     """
     exports_traces, exports_metrics = _exported_signals()
     if (exports_traces or exports_metrics) and not _is_installed():
@@ -41,16 +45,31 @@ def exporting() -> Iterator[bool]:
         _log.warning("no traces and metrics are exported, the extra `otel` is not installed: %s", hint)
         exports_traces = exports_metrics = False
     providers: list[TracerProvider | MeterProvider] = []
-    if exports_traces:
-        providers.append(_start_traces(_resource()))
-    if exports_metrics:
-        providers.append(_start_metrics(_resource()))
+    try:
+        if exports_traces:
+            providers.append(_start_traces(_resource()))
+        if exports_metrics:
+            providers.append(_start_metrics(_resource()))
+    except ValueError:  # without its text, which may repeat a value
+        message = "are not valid: the SDK of OpenTelemetry refuses a value, such as an interval below 0"
+        raise InvalidRequest([FieldError("OTEL_... variables", message)]) from None
     try:
         with telemetry.only_configured():
             yield exports_metrics
     finally:
-        for provider in providers:
-            provider.shutdown()
+        _shut_down(providers)
+
+
+def _shut_down(providers: list[TracerProvider | MeterProvider]) -> None:
+    """Send what is left of all providers at the same time; what takes longer than `LAST_EXPORT_S` is lost."""
+    threads = [threading.Thread(target=provider.shutdown, daemon=True) for provider in providers]
+    for thread in threads:
+        thread.start()
+    give_up_at = time.monotonic() + LAST_EXPORT_S
+    for thread in threads:
+        thread.join(max(0.0, give_up_at - time.monotonic()))
+    if any(thread.is_alive() for thread in threads):
+        _log.warning("the collector did not answer in time: the last traces or metrics are lost")
 
 
 def _exported_signals() -> tuple[bool, bool]:

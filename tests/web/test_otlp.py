@@ -189,3 +189,33 @@ def test_process_without_the_extra_says_that_nothing_is_exported(
     with otlp.exporting() as exports_metrics:
         assert not exports_metrics
     assert "the extra `otel` is not installed: run `pip install 'pns-bindings[otel]'`" in caplog.text
+
+
+@pytest.mark.usefixtures("_no_collector")
+def test_value_that_the_sdk_refuses_is_an_error_without_the_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "otlp")
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "-77")
+    with (
+        pytest.raises(InvalidRequest, match="the SDK of OpenTelemetry refuses a value") as refused,
+        otlp.exporting(),
+    ):
+        pass
+    assert "77" not in str(refused.value)
+
+
+def test_collector_that_does_not_answer_keeps_no_process_from_ending(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = threading.Event()
+    calls: list[int] = []
+
+    class HangingProvider:
+        def shutdown(self) -> None:
+            calls.append(1)
+            ended.wait()
+
+    monkeypatch.setattr(otlp, "LAST_EXPORT_S", 0.1)
+    otlp._shut_down([HangingProvider(), HangingProvider()])  # type: ignore[list-item]
+    ended.set()
+    assert len(calls) == 2  # side by side
+    assert "the last traces or metrics are lost" in caplog.text
