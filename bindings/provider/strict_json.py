@@ -1,7 +1,7 @@
 """JSON as the provider's calls use it: compact when written, and without leniency when parsed.
 
 What parsers read differently, such as an object that has a field twice, becomes a value of no JSON type in its
-place: whoever needs that value finds it malformed, and the rest of the body can be used.
+place: a reader that needs that value finds it malformed, and the rest of the body can be used.
 """
 
 from __future__ import annotations
