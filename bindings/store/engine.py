@@ -407,7 +407,8 @@ def _parse_url(url: str) -> URL:
         return make_url(url)
     authority, slash, path = location.partition("/")
     user, at, hosts = authority.rpartition("@")
+    user = user.replace("@", "%40")  # of a password: the last one ends it
     if "," not in hosts:
-        return make_url(f"postgresql+psycopg://{location}")
+        return make_url(f"postgresql+psycopg://{user}{at}{hosts}{slash}{path}")
     parsed = make_url(f"postgresql+psycopg://{user}{at}{slash}{path}")
     return parsed.update_query_pairs([("host", host) for host in hosts.split(",")], append=True)

@@ -561,3 +561,20 @@ def test_old_slots_of_a_job_are_deleted_beyond_a_hundred(database_url: str) -> N
     count = select(func.count()).select_from(passes_table)
     assert database.read(lambda connection: connection.execute(count).scalar_one()) == job_runs.KEPT_FOR + 1
     database.close()
+
+
+@pytest.mark.parametrize(
+    ("location", "user", "password", "hosts"),
+    [
+        ("u:p@ss@h/x", "u", "p@ss", "h"),
+        ("u:p%40ss@h:5433/x", "u", "p@ss", "h"),
+        ("u:p/ss@h/x", "u", "p/ss", "h"),
+        ("u:p@ss@a,b:5433/x", "u", "p@ss", ("a", "b:5433")),
+        ("u:p?@ss@h/x", "u", "p?@ss", "h"),
+    ],
+)
+def test_password_may_have_any_character_that_ends_no_part_of_the_url(
+    location: str, user: str, password: str, hosts: str | tuple[str, ...]
+) -> None:
+    url = engine.driver_url(f"postgresql://{location}")
+    assert (url.username, url.password, url.host or url.query["host"]) == (user, password, hosts)
