@@ -13,15 +13,21 @@ if TYPE_CHECKING:
     from bindings.settings import Settings
 
 FILES_OF_A_CONNECTION = 4  # to the database: SQLite has three files
+ENOUGH = 16_384
 OTHER_FILES = 128  # listeners, deliveries of webhooks, commands, what libraries open
 
 
 def raise_limit() -> None:
-    """Let this process open as many files as its hard limit allows; without effect where that is refused."""
+    """Let this process open `ENOUGH` files, as far as its hard limit allows; without effect where that is refused.
+
+    Not more: programs that it starts may close every file that they could have.
+    """
     if sys.platform != "win32":
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = ENOUGH if hard == resource.RLIM_INFINITY else min(ENOUGH, hard)
+        if soft != resource.RLIM_INFINITY and soft < most:
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def limit() -> int | None:
