@@ -208,6 +208,9 @@ def test_name_lookup_that_does_not_end_is_given_up_at_the_deadline(monkeypatch: 
             assert bind(client(url, timeout_s=LIMIT_S)) == NotSent(reason="name resolution: timed out")
         finally:
             ended.set()
+            for thread in threading.enumerate():
+                if thread.name == "bindings-look-up":
+                    thread.join()
         assert server.posts == 0
 
 
