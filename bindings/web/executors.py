@@ -1,5 +1,6 @@
 """Thread pools for calls of the service. Reads and provider calls use separate pools.
 
+A read is a call that waits for the database only; it may also write a few rows, such as the record of a reveal.
 A bind may wait for as long as the provider takes; a hundred of them must not delay one lookup. Provider calls
 past the limit are refused immediately instead of waiting in a queue. A read has a deadline: its thread cannot be
 stopped, but the database's own time limits end its statement. No caller (the actor of its key) takes more than its

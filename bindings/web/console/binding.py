@@ -19,7 +19,7 @@ from bindings.errors import BindingsError, FieldError, InvalidRequest
 from bindings.service import BindingService
 from bindings.store.statistics import code_of
 from bindings.validation import requests as validation
-from bindings.web import binds, problems
+from bindings.web import binds
 from bindings.web.api import serializers
 from bindings.web.console import end_forms, event_text, time_axis, time_zones
 from bindings.web.console.export import stream_export
@@ -201,11 +201,9 @@ async def _binding_page(
     defaults: dict[str, Any] = {"entered": {}, "revealed": False, "reason": ""}
     outcome = next((event for event in reversed(events) if event.kind == binding.state), None)
     is_explained = outcome is not None and outcome.kind in (EventKind.FAILED, EventKind.IN_DOUBT)
-    return context.render(
+    return context.render_form(
         "binding.html",
-        status=200 if error is None else error.http_status,
-        headers=None if error is None else problems.headers(error),
-        error=error,
+        error,
         binding=binding,
         now=now,
         obstacles=obstacles,

@@ -53,9 +53,8 @@ FILTERS = {
 PERIODS = {"today": "today", "yesterday": "yesterday", "7d": "the last 7 days"}
 ORDERS = {Order.NEWEST: "newest first", Order.OLDEST: "oldest first", Order.ENDS_SOONEST: "ends soonest"}
 FIELDS = (*FILTERS, "period", "from", "to", "order")
-# What may be typed into any field, and must not get into an address.
 NO_CHANGES: Mapping[str, str | None] = {}
-MAY_BE_DIGITS = ("reference_prefix", "pool_number")  # accepted if there is such a one
+MAY_BE_DIGITS = ("reference_prefix", "pool_number")  # digits are accepted if a reference or a pool has them
 NOT_DIGITS = re.compile(r"[^0-9]")
 NUMBER_ERROR = "looks like a phone or a middle number, which must not stand in an address: search it on Find"
 
@@ -86,13 +85,10 @@ class View:
 async def show(request: Request[Any, Any, Any]) -> PageResponse:
     """Show a page of the view that the address describes."""
     context = PageContext(request)
-    parameters = request.query_params.dict()
-    values = {name: texts[-1] for name, texts in parameters.items()}
     try:
-        _check_names(parameters)
-        view = await _checked_view(context, values)
+        view = await _view_of_address(context)
     except InvalidRequest as error:
-        return _form_page(context, values, error.field_errors)
+        return _form_page(context, context.address_fields, error.field_errors)
     actor = context.actor_filter
 
     def read(service: BindingService) -> tuple[BindingListPage, ValueCounts]:
@@ -130,15 +126,12 @@ async def apply_filters(request: Request[Any, Any, Any]) -> PageResponse:
 async def export(request: Request[Any, Any, Any]) -> PageResponse:
     """Export every binding of the view, in its order."""
     context = PageContext(request)
-    parameters = request.query_params.dict()
-    values = {name: texts[-1] for name, texts in parameters.items()}
     try:
-        _check_names(parameters)
-        view = await _checked_view(context, values)
+        view = await _view_of_address(context)
         if context.form.get("reason"):
             validation.reason(context.form["reason"])
     except InvalidRequest as error:
-        return _form_page(context, values, error.field_errors)
+        return _form_page(context, context.address_fields, error.field_errors)
     filters = view.filters
     narrowed = {name: getattr(filters, name) for name in FILTERS} | {
         "from": filters.requested_from,
@@ -221,13 +214,18 @@ def _filter_values(
     )
 
 
-def _check_names(parameters: Mapping[str, list[str]]) -> None:
-    """Raise `InvalidRequest` for parameters that this page does not have, or that stand in the address twice."""
+async def _view_of_address(context: PageContext) -> View:
+    """Return the view that the address describes. Raise `InvalidRequest` with all field errors.
+
+    A parameter that this page does not have, or that stands in the address twice, is an error.
+    """
+    parameters = context.request.query_params.dict()
     unknown = [name for name in parameters if name not in (*FIELDS, "cursor")]
     repeated = [name for name, texts in parameters.items() if len(texts) > 1 and name not in unknown]
     errors = problems.name_errors(unknown, problems.UNKNOWN_FIELD) + problems.name_errors(repeated, REPEATED)
     if errors:
         raise InvalidRequest(errors)
+    return await _checked_view(context, context.address_fields)
 
 
 async def _checked_view(context: PageContext, values: Mapping[str, str]) -> View:
@@ -261,7 +259,7 @@ async def _checked_view(context: PageContext, values: Mapping[str, str]) -> View
 async def _number_errors(context: PageContext, values: Mapping[str, str]) -> list[FieldError]:
     """Return an error for each field whose text may be a phone or a middle number.
 
-    The beginning of a reference and the name of a pool may be digits: they are accepted if there is such a one.
+    The beginning of a reference and the name of a pool may be digits: accepted if a reference or a pool has them.
     """
     numbers = {name: value for name in FILTERS if may_be_phone(value := values.get(name, ""))}
     errors = []

@@ -93,7 +93,7 @@ async def show(request: Request[Any, Any, Any]) -> PageResponse:
     """Show every code of a range, the most frequent first, and the shares by application and pool."""
     context = PageContext(request)
     try:
-        view = await _view(context, {name: texts[-1] for name, texts in request.query_params.dict().items()})
+        view = await _view(context, context.address_fields)
     except InvalidRequest as error:
         return _form_page(context, error)
     return await _page(context, view)
@@ -168,7 +168,7 @@ async def failure(request: Request[Any, Any, Any]) -> PageResponse:
     kind = next((kind for kind in KINDS if kind == request.path_params["kind"]), None)
     if kind is None:
         raise NotFound("there is no such kind of failure")
-    view = await _view(context, {name: texts[-1] for name, texts in request.query_params.dict().items()})
+    view = await _view(context, context.address_fields)
 
     def read(service: BindingService) -> tuple[EventStatistics, list[dict[str, Any]]]:
         database = service.runtime.database

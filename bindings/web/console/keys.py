@@ -148,11 +148,9 @@ async def _form_page(
     error: errors.BindingsError | None = None,
 ) -> PageResponse:
     any_exist = await context.run_read(lambda service: service.api_keys.any_exist())
-    return context.render(
+    return context.render_form(
         "key_form.html",
-        status=200 if error is None else error.http_status,
-        headers=None if error is None else problems.headers(error),
-        error=error,
+        error,
         predecessor=predecessor,
         entered=entered,
         key_id=key_id,
@@ -172,11 +170,9 @@ async def _revoke_page(context: PageContext, *, error: errors.BindingsError | No
 
     now, key, keys, sessions = await context.run_read(read)
     other_keys = [other for other in keys if other.id != key.id and is_valid(other, now)]
-    return context.render(
+    return context.render_form(
         "key_revoke.html",
-        status=200 if error is None else error.http_status,
-        headers=None if error is None else problems.headers(error),
-        error=error,
+        error,
         key=key,
         is_valid=is_valid(key, now),
         same_name=[other for other in other_keys if other.name == key.name],

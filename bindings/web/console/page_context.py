@@ -16,6 +16,7 @@ from litestar.response import Redirect
 
 from bindings.domain.roles import Permission
 from bindings.errors import FieldError, InvalidRequest
+from bindings.web import problems
 from bindings.web.console import security, templating, time_zones
 from bindings.web.request import ServiceRequest
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from litestar import Request
 
     from bindings.domain.binding import Binding, RefusedBind
+    from bindings.errors import BindingsError
     from bindings.web.auth import Principal
 
 PageResponse = Response[Any]
@@ -83,6 +85,11 @@ class PageContext(ServiceRequest):
         return f"{path}?{query}" if query else path
 
     @property
+    def address_fields(self) -> dict[str, str]:
+        """Return the fields of the address: of one that stands there twice, the last value."""
+        return {name: texts[-1] for name, texts in self.request.query_params.dict().items()}
+
+    @property
     def is_dry_run(self) -> bool:
         """Return whether the form asks for a dry run: it does unless it says "run"."""
         return self.form.get("action") != "run"
@@ -115,6 +122,14 @@ class PageContext(ServiceRequest):
         html = templating.render(template, context=self, csrf=csrf, request_id=self.request_id, **values)
         return self.add_headers(
             Response(html, status_code=status, media_type=MediaType.HTML, headers=dict(headers or {}))
+        )
+
+    def render_form(self, template: str, error: BindingsError | None, **values: Any) -> PageResponse:
+        """Return a page with a form; with the `error` of what was sent, its status and its headers, if any."""
+        if error is None:
+            return self.render(template, error=None, **values)
+        return self.render(
+            template, status=error.http_status, headers=problems.headers(error), error=error, **values
         )
 
     def redirect(self, path: str) -> PageResponse:

@@ -16,7 +16,6 @@ from bindings import errors
 from bindings.domain.roles import Permission
 from bindings.domain.selection import MAX_BINDINGS
 from bindings.validation import requests as validation
-from bindings.web import problems
 from bindings.web.console import end_forms
 from bindings.web.console.number_fields import binding_number, number_filter
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
@@ -99,11 +98,9 @@ def _form_page(
     error: errors.BindingsError | None = None,
 ) -> PageResponse:
     ((name, value),) = selection.items()
-    return context.render(
+    return context.render_form(
         "unbind_all.html",
-        status=200 if error is None else error.http_status,
-        headers=None if error is None else problems.headers(error),
-        error=error,
+        error,
         name=name,
         value=value,
         path=context.request.url.path,

@@ -189,11 +189,9 @@ def _form_page(
     webhook_id: str,
     error: errors.BindingsError | None = None,
 ) -> PageResponse:
-    return context.render(
+    return context.render_form(
         "webhook_form.html",
-        status=200 if error is None else error.http_status,
-        headers=None if error is None else problems.headers(error),
-        error=error,
+        error,
         entered=entered,
         webhook_id=webhook_id,
         kinds=tuple(EventKind),
