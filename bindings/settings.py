@@ -142,7 +142,7 @@ def _base_url(value: str, info: ValidationInfo) -> str:
     api_path = rf"(?P<path>{prefix}(/number(/.*)?)?|/number(/.*)?)"
     match = re.fullmatch(rf"(?P<host>https?://[^/]+)(?P<base>.*?)/*{api_path}", address, re.IGNORECASE)
     if match is not None and match["path"]:
-        # The rest of a path may be a secret of a gateway; a host is none.
+        # The rest of a path may be a secret of a gateway, so only the host is repeated.
         remedy = "leave that out" if match["base"] else f"it must be {match['host']}"
         raise ValueError(f"ends in {match['path']}, which is part of the path of each call: {remedy}")
     return address

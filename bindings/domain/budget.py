@@ -9,7 +9,7 @@ WINDOW = timedelta(hours=1)
 
 
 class Budget(StrEnum):
-    """What is counted."""
+    """The kinds of answers that are counted."""
 
     PHONE_SEARCHES = "phone_searches"  # questions of a reader with a full phone that matched nothing
     HELD_ANSWERS = "held_answers"  # checks that were answered with a phone that another caller holds

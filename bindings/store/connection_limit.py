@@ -106,7 +106,7 @@ class ConnectionLimit(ForkSensitive):
             return True
 
     def release(self) -> None:
-        """Return that right."""
+        """Give back the right that `acquire` took."""
         with self._lock:
             self._in_use -= 1
             if self._waiting:

@@ -1,4 +1,4 @@
-"""Closes the connections to an SQLite file before this process forks, and keeps threads away from it meanwhile."""
+"""Closes the connections to an SQLite file before this process forks; meanwhile no thread begins to use one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ LONGEST_WAIT_S = 5.0  # past the longest wait of a write; an export may take lon
 
 
 class ForkGate(ForkSensitive):
-    """Each use of a connection happens inside; a fork waits until no other thread is.
+    """Counts the uses of connections, each from `enter` to `leave`; a fork waits until no other thread has one.
 
-    It waits for `LONGEST_WAIT_S` at most. If none is in use then, `close_idle` closes them.
+    It waits for `LONGEST_WAIT_S` at most. If no connection is in use then, `close_idle` closes them. Thread-safe.
     """
 
     def __init__(self, close_idle: Callable[[], None]) -> None:
@@ -26,21 +26,19 @@ class ForkGate(ForkSensitive):
 
     def _open_again(self) -> None:
         self._changed = threading.Condition()
-        self._users: dict[int, int] = {}  # by thread: a thread that is inside may enter again
+        self._uses: dict[int, int] = {}  # by thread: one that has a use may begin another
         self._forks = 0
 
     def before_fork(self) -> None:
-        """Let no thread in, wait for those inside, and close the connections."""
+        """Let new uses wait, wait for those of other threads to end, and close the connections."""
         with self._changed:
             self._forks += 1
-            self._changed.wait_for(self._no_other_thread_inside, LONGEST_WAIT_S)
-            if (
-                not self._users
-            ):  # otherwise the file stays open, and a pool that is replaced now would keep it open
-                self._close_idle()  # inside of the lock: another thread that forks waits until they are closed
+            self._changed.wait_for(self._is_unused_elsewhere, LONGEST_WAIT_S)
+            if not self._uses:  # otherwise the file stays open, and a pool that is replaced now would keep it open
+                self._close_idle()  # under the lock: another thread that forks waits until they are closed
 
     def after_fork_in_parent(self) -> None:
-        """Let threads in again."""
+        """Let the uses that wait begin."""
         with self._changed:
             self._forks = max(0, self._forks - 1)
             self._changed.notify_all()
@@ -55,25 +53,25 @@ class ForkGate(ForkSensitive):
         self._close_idle = _do_nothing
 
     def enter(self) -> int:
-        """Go inside, and return what `leave` needs: an export may end in another thread than it began in."""
+        """Begin a use; return what `leave` needs: an export may end in another thread than it began in."""
         thread = threading.get_ident()
         with self._changed:
-            while self._forks and thread not in self._users:
+            while self._forks and thread not in self._uses:
                 self._changed.wait()
-            self._users[thread] = self._users.get(thread, 0) + 1
+            self._uses[thread] = self._uses.get(thread, 0) + 1
         return thread
 
     def leave(self, thread: int) -> None:
-        """Go outside again."""
+        """End a use that `enter` began in this thread."""
         with self._changed:
-            uses = self._users.pop(thread, 0)
+            uses = self._uses.pop(thread, 0)
             if uses > 1:
-                self._users[thread] = uses - 1
+                self._uses[thread] = uses - 1
             if self._forks:
                 self._changed.notify_all()
 
-    def _no_other_thread_inside(self) -> bool:
-        return not self._users.keys() - {threading.get_ident()}
+    def _is_unused_elsewhere(self) -> bool:
+        return not self._uses.keys() - {threading.get_ident()}
 
 
 def _do_nothing() -> None:

@@ -61,5 +61,5 @@ class _Secret:
         return hmac.compare_digest(digest(token), self._digest) and time.monotonic() < self._ends_at
 
     def expire(self) -> None:
-        """Let the token match no more."""
+        """Make the token invalid from now on. Safe to repeat."""
         self._ends_at = time.monotonic()

@@ -67,7 +67,7 @@ _BY_HOLDER = {
 
 
 def _account_refused(code: str) -> Explanation | None:
-    """Explain a refusal because the provider had refused the account with this status; None if it is none."""
+    """Explain why a bind was refused after this status of the account; None if the code is not a status."""
     status = statuses.find(code)
     if status is None:
         return None

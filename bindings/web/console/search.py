@@ -258,7 +258,7 @@ async def _resolve_ambiguous_number(context: PageContext, search: Search) -> Sea
 
 
 def _record_question(service: BindingService, principal: Principal, search: Search) -> None:
-    """Record a search of a reader by a phone; a middle number is none, unless it is searched with a party.
+    """Record a reader's search by a phone; one by a middle number is recorded only if it has a party.
 
     Every phone of the search must match: one that is known to match would make every search with it a match.
     """
