@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import fields
 from functools import cache
 from importlib import import_module
@@ -579,6 +580,15 @@ def test_operate_page_lists_every_job_with_its_interval_and_its_command() -> Non
         interval, _, command = table[job.name]
         assert f"{job.interval_s(settings):g} s" in interval
         assert command == ("\N{EN DASH}" if job.command is None else f"`bindings {job.command}`")
+
+
+def test_layers_of_the_architecture_page_are_those_of_the_import_contract() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contract = project["tool"]["importlinter"]["contracts"][0]
+    expected = [set(layer.split(" | ")) for layer in contract["layers"]]
+    [(_, text)] = blocks(ROOT / "docs" / "maintainers" / "architecture.md", "text")
+    names = [re.split(r" {2,}", line.strip())[0] for line in text.splitlines()]
+    assert [set(layer.split(" | ")) for layer in names] == expected
 
 
 def test_times_of_an_unknown_outcome_follow_from_the_settings() -> None:
