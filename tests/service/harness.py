@@ -22,7 +22,7 @@ from bindings.sealing.findings import Findings
 from bindings.sealing.rows import RowComparison
 from bindings.service import BindingService
 from bindings.settings import load
-from bindings.store import events, phone_key_source, seals
+from bindings.store import events, phone_key_source, seals, settle
 from bindings.store.account import register_scope, rewrites_allowed
 from bindings.store.database import Database
 from bindings.testing.final_events import wait_until_final
@@ -100,6 +100,29 @@ class ServiceHarness:
     def bind(self, phone_a: str = A, phone_b: str = B, mode: str = "AXB", **overrides: Any) -> Binding:
         arguments: dict[str, Any] = {"pool_number": POOL, "expire_s": 3_600} | overrides
         return self.service.bind(phone_a=phone_a, phone_b=phone_b, mode=mode, **arguments)
+
+    def add_foreign_bindings(self, count: int) -> None:
+        """Let the provider make bindings that are not ours, of phones that no test binds."""
+        for number in range(count):
+            self.simulator.add_foreign_binding(
+                phone_a=f"91770000{number:03}", phone_b=f"91770001{number:03}", app_id=APP
+            )
+
+    def settle_late(self, binding: Binding, entry: Entry, *, life: timedelta = timedelta(seconds=3_000)) -> None:
+        """Record that the provider made `entry` for a binding that has ended here, as a late answer does."""
+        now = self.clock()
+        success = settle.Success(
+            bind_id=str(entry.bind_id),
+            middle_number_a=entry.middle_number_a,
+            middle_number_b=entry.middle_number_b,
+            sent_at=now,
+            answered_at=now,
+            expires_at=now + life,
+            held_until=now + life + timedelta(seconds=100),
+            warn_s=None,
+        )
+        caller = self.service.runtime.caller
+        self.database.write(lambda tx: settle.settle_success(tx, binding, success, caller))
 
     def rewrite(self, statement: Executable) -> None:
         """Run a statement that the triggers refuse, by the way around them that maintenance has."""

@@ -175,10 +175,7 @@ def test_failed_scan_proves_nothing_and_reports_the_cause(harness: ServiceHarnes
 
 def test_scan_that_fails_on_its_second_page_proves_nothing(harness: ServiceHarness) -> None:
     service, doubt = _doubt_with_witness(harness)
-    for number in range(120):
-        harness.simulator.add_foreign_binding(
-            phone_a=f"91770000{number:03}", phone_b=f"91770001{number:03}", app_id="4luaKsL2"
-        )
+    harness.add_foreign_bindings(120)
     faults = harness.simulator._world.faults
     from bindings.provider.simulator import Call, fault
 

@@ -12,7 +12,7 @@ from bindings import errors
 from bindings.domain.binding import EventKind, Mode, Reason, State
 from bindings.domain.hold import HoldReason
 from bindings.lifecycle.doubts import next_steps
-from bindings.store import holds, settle
+from bindings.store import holds
 from tests.service.harness import A, B, C, D, E, F
 
 if TYPE_CHECKING:
@@ -95,19 +95,7 @@ def test_late_success_after_a_wrong_mark_absent_is_recorded_held_and_unbound(har
     binding = put_in_doubt(harness, "lost_reply")
     harness.service.mark_absent(binding.id, reason="wrong")
     (entry,) = harness.simulator.ledger
-    now = harness.clock()
-    success = settle.Success(
-        bind_id=str(entry.bind_id),
-        middle_number_a=entry.middle_number_a,
-        middle_number_b=entry.middle_number_b,
-        sent_at=now,
-        answered_at=now,
-        expires_at=now + timedelta(seconds=3_000),
-        held_until=now + timedelta(seconds=3_100),
-        warn_s=None,
-    )
-    caller = harness.service.runtime.caller
-    harness.database.write(lambda tx: settle.settle_success(tx, binding, success, caller))
+    harness.settle_late(binding, entry)
     assert harness.service.get(binding.id).state is State.FAILED
     assert harness.kinds(binding)[-1] is EventKind.LATE_SUCCESS
     with pytest.raises(errors.PhoneInUseAtProvider):

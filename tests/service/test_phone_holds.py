@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 from bindings import errors
 from bindings.domain.phone import Phone
-from bindings.store import settle
 from tests.service.harness import APP, POOL, A, B, C, D
 from tests.service.test_revenants import make_false_ghost, make_undone_unbind
 
@@ -82,21 +80,9 @@ def make_orphan_of_failed_bind(harness: ServiceHarness) -> Origin:
 def make_late_success(harness: ServiceHarness) -> Origin:
     failed = mark_absent_wrongly(harness)
     (entry,) = harness.simulator.ledger
-    now = harness.clock()
-    success = settle.Success(
-        bind_id=str(entry.bind_id),
-        middle_number_a=entry.middle_number_a,
-        middle_number_b=entry.middle_number_b,
-        sent_at=now,
-        answered_at=now,
-        expires_at=now + timedelta(seconds=3_000),
-        held_until=now + timedelta(seconds=3_100),
-        warn_s=None,
-    )
-    caller = harness.service.runtime.caller
-    harness.database.write(lambda tx: settle.settle_success(tx, failed, success, caller))
+    harness.settle_late(failed, entry)
     return Origin(
-        phone=A, why="late_success", bind_id=success.bind_id, binding_id=failed.id, cause="reported success"
+        phone=A, why="late_success", bind_id=str(entry.bind_id), binding_id=failed.id, cause="reported success"
     )
 
 

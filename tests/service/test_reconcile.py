@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 
 from bindings import errors
 from bindings.domain.binding import EventKind, Reason, State
-from bindings.jobs import reconcile
 from bindings.store import account
 from bindings.store.queries import LONGEST_SPAN
 from tests.service.harness import APP, POOL, A, B, C, D, E, F, G, H, ServiceHarness
 
-
-@pytest.fixture
-def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a scan read a few rows per page, so that a short list has several pages in both directions."""
-    monkeypatch.setattr(reconcile, "FORWARD_SIZE", 10)
-    monkeypatch.setattr(reconcile, "BACKWARD_SIZE", 7)
+if TYPE_CHECKING:
+    from bindings.jobs import reconcile
 
 
 def test_equal_lists_change_nothing(harness: ServiceHarness) -> None:
@@ -215,10 +211,7 @@ def test_dry_run_that_reads_a_list_twice_counts_each_case_once(harness: ServiceH
 @pytest.mark.usefixtures("small_pages")
 def test_list_shuffled_between_its_pages_loses_and_invents_nothing(harness: ServiceHarness) -> None:
     harness.simulator.change(shuffle_pages=True)
-    for number in range(30):
-        harness.simulator.add_foreign_binding(
-            phone_a=f"91770000{number:03}", phone_b=f"91770001{number:03}", app_id=APP
-        )
+    harness.add_foreign_bindings(30)
     bindings = [harness.bind(A, B), harness.bind(C, D), harness.bind(E, F)]
     harness.clock.advance(60)
     for _ in range(3):
@@ -230,10 +223,7 @@ def test_list_shuffled_between_its_pages_loses_and_invents_nothing(harness: Serv
 
 @pytest.mark.usefixtures("small_pages")
 def test_long_list_is_read_to_its_end(harness: ServiceHarness) -> None:
-    for number in range(45):
-        harness.simulator.add_foreign_binding(
-            phone_a=f"91770000{number:03}", phone_b=f"91770001{number:03}", app_id=APP
-        )
+    harness.add_foreign_bindings(45)
     counts = harness.service.reconcile()
     assert (counts.orphans, counts.incomplete) == (45, 0)
     assert harness.received("page") >= 5

@@ -37,20 +37,6 @@ if TYPE_CHECKING:
 CALLER = Caller(actor="test")
 
 
-@pytest.fixture
-def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a scan ask for a few rows per page, so that a short list has several pages."""
-    monkeypatch.setattr(reconcile, "FORWARD_SIZE", 10)
-    monkeypatch.setattr(reconcile, "BACKWARD_SIZE", 7)
-
-
-def add_rows(harness: ServiceHarness, count: int) -> None:
-    for number in range(count):
-        harness.simulator.add_foreign_binding(
-            phone_a=f"91770000{number:03}", phone_b=f"91770001{number:03}", app_id=APP
-        )
-
-
 def set_after(count: int, stop: threading.Event, call: Callable[..., object]) -> Callable[..., object]:
     """Return the function, so that its call number `count` sets the event."""
     calls = 0
@@ -71,7 +57,7 @@ def test_stopped_scan_reads_no_further_page_and_concludes_nothing(
     harness: ServiceHarness, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     account.register_scope(harness.database, "default")
-    add_rows(harness, 55)
+    harness.add_foreign_bindings(55)
     harness.service.mark_restored()
     harness.clock.advance(1)
     client, stop = harness.service.runtime.client, threading.Event()
@@ -99,7 +85,7 @@ def test_stop_before_the_first_page_makes_no_call(harness: ServiceHarness) -> No
 def test_stop_while_orphans_are_held_leaves_the_others_to_the_next_run(
     harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add_rows(harness, 30)
+    harness.add_foreign_bindings(30)
     stop = threading.Event()
     with monkeypatch.context() as patch:
         patch.setattr(reconcile_context, "HOLD_BATCH", 4)
@@ -200,7 +186,7 @@ def test_job_that_makes_progress_is_not_stalled(service: BindingService) -> None
 def test_each_page_and_each_batch_of_orphans_is_progress(
     harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add_rows(harness, 15)
+    harness.add_foreign_bindings(15)
     control, progress = RunControl(), 0
 
     def count() -> None:

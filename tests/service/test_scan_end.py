@@ -24,20 +24,6 @@ if TYPE_CHECKING:
     from bindings.provider.wire import PageRequest
 
 
-@pytest.fixture
-def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a scan ask for a few rows per page, so that a short list has several pages in both directions."""
-    monkeypatch.setattr(reconcile, "FORWARD_SIZE", 10)
-    monkeypatch.setattr(reconcile, "BACKWARD_SIZE", 7)
-
-
-def add_rows(harness: ServiceHarness, count: int) -> None:
-    for number in range(count):
-        harness.simulator.add_foreign_binding(
-            phone_a=f"91770000{number:03}", phone_b=f"91770001{number:03}", app_id=APP
-        )
-
-
 def put_in_doubt(harness: ServiceHarness) -> str:
     harness.simulator.script("lost_reply", times=1, on="bind")
     with pytest.raises(errors.OutcomeUnknown) as excinfo:
@@ -56,7 +42,7 @@ def pages_asked(harness: ServiceHarness) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("rows", [1, 3, 9])
 def test_list_with_smaller_pages_than_asked_for_is_read_to_its_end(harness: ServiceHarness, rows: int) -> None:
     harness.simulator.change(max_page_rows=rows)
-    add_rows(harness, 25)
+    harness.add_foreign_bindings(25)
     doubt = put_in_doubt(harness)
     counts = harness.service.reconcile()
     assert (counts.adopted, counts.orphans, counts.incomplete, counts.unproved) == (1, 25, 0, 0)
@@ -69,7 +55,7 @@ def test_list_with_smaller_pages_than_asked_for_is_read_to_its_end(harness: Serv
 def test_two_scans_of_smaller_pages_prove_a_ghost_with_other_page_borders(harness: ServiceHarness) -> None:
     harness.simulator.change(max_page_rows=5)
     ghost, _, _ = harness.bind(A, B), harness.bind(C, D), harness.bind(E, F)
-    add_rows(harness, 20)
+    harness.add_foreign_bindings(20)
     harness.simulator.remove_binding(str(ghost.bind_id))
     harness.clock.advance(61)
     assert harness.service.reconcile().ghosts == 1
@@ -78,7 +64,7 @@ def test_two_scans_of_smaller_pages_prove_a_ghost_with_other_page_borders(harnes
 
 @pytest.mark.usefixtures("small_pages")
 def test_full_pages_are_no_note(harness: ServiceHarness) -> None:
-    add_rows(harness, 25)
+    harness.add_foreign_bindings(25)
     assert harness.service.reconcile().notes == ()
 
 
@@ -88,7 +74,7 @@ def test_total_that_is_too_large_leaves_absence_unproved_and_nothing_else(
     harness: ServiceHarness, offset: int
 ) -> None:
     ghost, _, _ = harness.bind(C, D), harness.bind(E, F), harness.bind(G, H)
-    add_rows(harness, 20)
+    harness.add_foreign_bindings(20)
     doubt = put_in_doubt(harness)
     harness.simulator.remove_binding(str(ghost.bind_id))
     harness.simulator.change(total_offset=offset)
@@ -105,7 +91,7 @@ def test_total_that_is_too_large_leaves_absence_unproved_and_nothing_else(
 
 @pytest.mark.usefixtures("small_pages")
 def test_one_page_with_a_wrong_total_ends_like_every_other(harness: ServiceHarness) -> None:
-    add_rows(harness, 25)
+    harness.add_foreign_bindings(25)
     harness.simulator.script("wrong_total", times=1, on="page")
     counts = harness.service.reconcile()
     assert (counts.orphans, counts.incomplete, counts.unproved) == (25, 0, 1)
@@ -116,7 +102,7 @@ def test_one_page_with_a_wrong_total_ends_like_every_other(harness: ServiceHarne
 @pytest.mark.parametrize("offset", [-1, -24, -1_000])
 def test_total_that_is_too_small_loses_no_row(harness: ServiceHarness, offset: int) -> None:
     harness.simulator.change(total_offset=offset)
-    add_rows(harness, 24)
+    harness.add_foreign_bindings(24)
     doubt = put_in_doubt(harness)
     counts = harness.service.reconcile()
     assert (counts.adopted, counts.orphans, counts.incomplete) == (1, 24, 0)
@@ -127,7 +113,7 @@ def test_total_that_is_too_small_loses_no_row(harness: ServiceHarness, offset: i
 def test_full_scan_after_a_restore_completes_although_the_total_stays_wrong(harness: ServiceHarness) -> None:
     account.register_scope(harness.database, "default")
     harness.simulator.change(total_offset=7)
-    add_rows(harness, 25)
+    harness.add_foreign_bindings(25)
     harness.service.mark_restored()
     harness.clock.advance(1)
     counts = harness.service.reconcile()
@@ -140,7 +126,7 @@ def test_full_scan_after_a_restore_waits_while_two_readings_differ(
 ) -> None:
     account.register_scope(harness.database, "default")
     harness.simulator.change(total_offset=7)
-    add_rows(harness, 5)
+    harness.add_foreign_bindings(5)
     harness.service.mark_restored()
     harness.clock.advance(1)
 
@@ -181,7 +167,7 @@ def test_list_that_has_no_empty_page_is_read_to_its_end_in_both_directions(
 ) -> None:
     answer_past_the_end(monkeypatch, answer)
     ghost, _, _ = harness.bind(A, B), harness.bind(C, D), harness.bind(E, F)
-    add_rows(harness, 30)
+    harness.add_foreign_bindings(30)
     harness.simulator.remove_binding(str(ghost.bind_id))
     harness.clock.advance(61)
     counts = harness.service.reconcile()
@@ -194,7 +180,7 @@ def test_list_that_answers_every_page_with_the_first_is_incomplete(
     harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer_past_the_end(monkeypatch, "first page")
-    add_rows(harness, 30)
+    harness.add_foreign_bindings(30)
     counts = harness.service.reconcile()
     assert (counts.orphans, counts.incomplete) == (10, 1)
     assert counts.faults == ("3 pages in a row had no new row, after 10 of 30 rows",)
@@ -204,7 +190,7 @@ def test_list_that_answers_every_page_with_the_first_is_incomplete(
 @pytest.mark.usefixtures("small_pages")
 def test_reverse_scan_begins_at_the_last_page_that_has_rows(harness: ServiceHarness) -> None:
     ghost, _, _ = harness.bind(A, B), harness.bind(C, D), harness.bind(E, F)
-    add_rows(harness, 25)
+    harness.add_foreign_bindings(25)
     harness.simulator.remove_binding(str(ghost.bind_id))
     harness.clock.advance(61)
     assert harness.service.reconcile().ghosts == 1
@@ -270,7 +256,7 @@ def test_every_row_is_read_in_both_directions_by_any_page_size_total_and_expecta
 def test_time_limit_ends_a_scan_and_grows_with_the_scans_before(
     harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add_rows(harness, 25)
+    harness.add_foreign_bindings(25)
     monkeypatch.setattr(reconcile, "MIN_TIME_LIMIT_S", -1.0)
     counts = harness.service.reconcile()
     assert (counts.incomplete, counts.orphans) == (1, 0)

@@ -220,19 +220,7 @@ class _Seed:
         self.service.recover()
         self.service.as_caller(actor="key:admin").mark_absent(wrong.id, reason=MARKUP)
         entry = next(entry for entry in self.simulator.ledger if str(entry.phone_a) == wrong.phone_a.digits)
-        now = self.clock()
-        success = settle.Success(
-            bind_id=str(entry.bind_id),
-            middle_number_a=entry.middle_number_a,
-            middle_number_b=entry.middle_number_b,
-            sent_at=now,
-            answered_at=now,
-            expires_at=now + timedelta(days=3),
-            held_until=now + timedelta(days=3, minutes=1),
-            warn_s=None,
-        )
-        caller = self.service.runtime.caller
-        self.harness.database.write(lambda tx: settle.settle_success(tx, wrong, success, caller))
+        self.harness.settle_late(wrong, entry, life=timedelta(days=3))
 
     def reconciliations(self) -> None:
         """Reports of each case, as dry runs and real runs."""
