@@ -1,5 +1,5 @@
 """What the scheduler runs: one module for each job, safe to repeat and to run in several processes at once.
 
 `registry` lists the jobs, `runner` runs one for the scheduler or the command line, `maintenance` gives each what
-it needs. When they run is decided in `scheduler`. No timer here.
+it needs. `phone_sealing` is run by a command only. When jobs run is decided in `scheduler`. No timer here.
 """
