@@ -161,6 +161,13 @@ def test_each_invariant_is_proved_by_a_test_of_its_number() -> None:
         assert f"[test_{number}_" in section or "assert_sound" in section, number
 
 
+def test_each_case_of_reliability_that_a_test_names_is_listed() -> None:
+    listed = {row[0] for row in rows(ROOT / "docs" / "explanation" / "reliability.md", "What is tested")}
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")]
+    named = {number for source in sources for number in re.findall(r"\b(?:test_)?(R[0-9]+)(?=\b|_)", source)}
+    assert {"R1"} <= named <= listed
+
+
 @every_page
 def test_every_page_under_docs_can_be_reached_from_its_index(page: Path) -> None:
     index = ROOT / "docs" / "README.md"

@@ -1,4 +1,4 @@
-"""A COMMIT in doubt: its reply is lost, or the connection breaks before it (A2).
+"""A COMMIT in doubt: its reply is lost, or the connection breaks before it.
 
 The service uses PostgreSQL through a proxy that loses one COMMIT. No request is sent twice, no change is written
 in part, and the caller gets the true result.

@@ -1,4 +1,4 @@
-"""The tests themselves are tested: a bug that is seeded on purpose must be detected (targets: R10)."""
+"""The tests themselves are tested: a bug that is seeded on purpose must be detected (R10)."""
 
 from __future__ import annotations
 

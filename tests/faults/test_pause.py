@@ -1,4 +1,4 @@
-"""R1, A3: a process is stopped at a fail point, other processes continue, then the process is resumed.
+"""R1: a process is stopped at a fail point, other processes continue, then the process is resumed.
 
 Time passes while it is stopped, on every clock that it reads: SIGSTOP does not stop CLOCK_MONOTONIC. What it does
 after that must not break what the other processes did meanwhile.

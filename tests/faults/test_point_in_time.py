@@ -1,4 +1,4 @@
-"""G6: a server is restored from a base backup and its archived WAL to an earlier time, as operators do it.
+"""A server is restored from a base backup and its archived WAL to an earlier time, as operators do it.
 
 The provider has continued since that time: binds, unbinds, a lost reply. Whether the restore is announced or not,
 no bind gets a -35 and no phone is lent twice. The commands are those of docs/how-to/high-availability.md.

@@ -1,4 +1,4 @@
-"""The invariants I1 to I8 hold for any operations in any order (targets: R10).
+"""The invariants I1 to I8 hold for any operations in any order (R10).
 
 First a state machine that hypothesis runs on both databases, with every step checked against the provider's ledger
 and a plain model (`model`). Then single runs that once failed or that detect a seeded bug (`mutations`). Last the

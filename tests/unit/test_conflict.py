@@ -1,4 +1,4 @@
-"""The whole policy table of the design, row by row and column by column."""
+"""The whole table of the conflict policy, row by row and column by column."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TABLE = [
     (BOTH, AXB, LIVE + UNSETTLED, AXXB, True, REFUSE),
     (BOTH, AXXB, UNSETTLED, AXB, False, REFUSE),
     ((Policy.LITERAL,), AXXB, UNSETTLED, AXXB, False, ALLOW),
-    # Beyond the design's table: the provider that `strict` is for would refuse it, once the first one is made.
+    # The provider that `strict` is for would refuse it, once the first one is made.
     ((Policy.STRICT,), AXXB, UNSETTLED, AXXB, False, REFUSE),
     (BOTH, AXXB, UNSETTLED, AXB, True, REFUSE),
     (BOTH, AXXB, UNSETTLED, AXXB, True, REFUSE),
