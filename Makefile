@@ -136,5 +136,5 @@ lock:  ## regenerate requirements/*.txt from pyproject.toml (needs uv)
 clean:  ## remove all generated files and folders
 	rm -rf $(VENV) $(DEMO) $(DOCS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help install demo test test-browser screenshots soak bench bench-smoke bench-full docs clients lint lint-style lint-types lint-imports \
-  format lock clean
+.PHONY: help install demo test test-fast test-browser screenshots soak bench bench-smoke bench-full docs clients lint \
+  lint-style lint-types lint-imports format lock clean
