@@ -582,7 +582,7 @@ def _failure(binding: Binding, cause: str | None, holder: Holder | None) -> Bind
 
 
 def _info(reason: str | None) -> ReasonInfo:
-    """Return the entry of a stored reason; an entry of its own for one that only a later release knows."""
+    """Return the entry of a stored reason; an entry of its own for one that only a later version knows."""
     try:
         return REASONS[Reason(reason or Reason.REQUEST)]
     except ValueError:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Act(StrEnum):
-    """The acts. A later release may write others."""
+    """The acts. A later version may write others."""
 
     KEY_CREATED = "key.created"
     KEY_REVOKED = "key.revoked"

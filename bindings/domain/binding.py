@@ -277,10 +277,10 @@ class Event:
     """One event of the append-only history.
 
     `sequence` counts the events of a binding from 1 without a gap; `binding_id` is None for an event that belongs
-    to no binding (a hold, a refusal before the call). `kind` is an `EventKind`, or another text if a later release
+    to no binding (a hold, a refusal before the call). `kind` is an `EventKind`, or another text if a later version
     wrote the event. `cursor` resumes the change feed after this event. `reference` is that of the binding, read
     with the event and not stored in it: None without a binding, and once the binding is deleted. `key_id` is the
-    id of the API key that acted; None without one, and if an earlier release wrote the event.
+    id of the API key that acted; None without one, and if an earlier version wrote the event.
     """
 
     cursor: str

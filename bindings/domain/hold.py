@@ -92,7 +92,7 @@ def explain(reason: str, *, has_origin: bool, is_revenant: bool) -> HoldExplanat
 class PhoneHold:
     """A phone that the provider holds, or held, for something other than a binding in force here.
 
-    `why` is a `HoldReason`, or another text if a later release wrote it; `cause` says it in words. The phone was
+    `why` is a `HoldReason`, or another text if a later version wrote it; `cause` says it in words. The phone was
     not necessarily held all the time between `first_held_at` and `held_until`. `in_force` is by the database's
     clock. `ends_by` is what ends it; None if it is over. `binding_id` is the binding recorded here that it comes
     from and `actor` the one that requested that; `bind_id` and `app_id` are the provider's. Each is None if there

@@ -31,7 +31,7 @@ class Role(StrEnum):
 
 
 def permissions(role: str) -> frozenset[Permission]:
-    """Return the permissions that a role includes. A role that only a later release knows has none."""
+    """Return the permissions that a role includes. A role that only a later version knows has none."""
     return _ALLOWED.get(role, frozenset())
 
 

@@ -1,9 +1,9 @@
-"""Refuses what processes of an older release would misread, as long as one of them uses the database.
+"""Refuses what processes of an older version would misread, as long as one of them uses the database.
 
 They take the promised end of a binding for the provider's, so a binding that can be extended would be adopted with
 the wrong end, or never be released; and they take a successor that waits for its predecessor for one that may have
 been sent. Each process records the revision of the schema that its code was made for (`store.replicas`); one of an
-older release than 0011 records none.
+older version than 0011 records none.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_NAMES = 3
 
 
 class OlderReleases:
-    """The processes of older releases that use one database. Thread-safe; one read a minute for each revision."""
+    """The processes of older versions that use one database. Thread-safe; one read a minute for each revision."""
 
     def __init__(self, database: Database, clock: HostClock) -> None:
         self._database = database

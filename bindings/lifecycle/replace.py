@@ -357,7 +357,7 @@ def _record_end(
 
 def _require_cleared(successor: Binding) -> None:
     """Raise the error of a successor that may not be sent, though its predecessor has ended."""
-    if successor.waits_for is not None and not successor.state.terminal:  # an older release may make it lapsed
+    if successor.waits_for is not None and not successor.state.terminal:  # an older version may make it lapsed
         message = (
             "the predecessor has ended; its successor was not sent, because the clock of the database is in doubt"
         )

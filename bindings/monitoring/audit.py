@@ -116,7 +116,7 @@ def _lines(file: TextIO, option: str, names: tuple[str, ...]) -> Iterator[dict[s
         except (ValueError, RecursionError):
             is_record = False
         if not is_record:
-            message = f"must be a file of `bindings export`: line {number} is not such a record, or has a name twice"
+            message = f"must be a file of `bindings export`: line {number} is no such record, or has a name twice"
             raise InvalidRequest([FieldError(option, message)])
         yield values
 

@@ -47,7 +47,7 @@ class DeliveryState(StrEnum):
 class Delivery:
     """One event for one webhook. `status` and `error` are those of the last attempt; `attempts` counts them.
 
-    `state` is a `DeliveryState`, or another text if a later release wrote it.
+    `state` is a `DeliveryState`, or another text if a later version wrote it.
     """
 
     id: str

@@ -141,7 +141,7 @@ def run(database_url: str, downgrade: Downgrade, caller: Caller) -> None:
 
 
 def _record(downgrade: Downgrade, caller: Caller, connection: Connection, step: MigrationInfo) -> None:
-    """Write the event of an undone migration, or only a log line if the older release does not read it."""
+    """Write the event of an undone migration, or only a log line if the older version does not read it."""
     [revision] = step.destination_revision_ids
     migration = {script.revision: script for script in downgrade.migrations}[str(step.up_revision_id)]
     losses = "; ".join(migration.losses) or "nothing"

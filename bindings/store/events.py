@@ -426,7 +426,7 @@ def to_event(row: Sequence[Any] | Row[*tuple[Any, ...]]) -> Event:
         cursor=f"{tx}-{position}",
         binding_id=binding_id,
         sequence=sequence,
-        kind=_KINDS.get(kind, kind),  # a later release may write further kinds
+        kind=_KINDS.get(kind, kind),  # a later version may write further kinds
         at=at,
         actor=actor,
         request_id=request_id,

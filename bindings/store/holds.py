@@ -53,7 +53,7 @@ class Hold:
     """One phone that is held, and by which provider binding if that is known. Instants are aware UTC.
 
     `app_id` is `NO_APP` if a list of the whole account shows the binding: then it is not known.
-    `why` is a `HoldReason`, or another text if a later release wrote it.
+    `why` is a `HoldReason`, or another text if a later version wrote it.
     """
 
     id: str

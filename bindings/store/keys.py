@@ -29,7 +29,7 @@ USED_EVERY = timedelta(minutes=1)  # how often the use of a key is recorded
 class Key:
     """An API key without its secret. Instants are aware UTC; `rate_limit` is per second and replica.
 
-    `role` is a `Role`, or another text if a later release wrote it: such a key is allowed nothing here.
+    `role` is a `Role`, or another text if a later version wrote it: such a key is allowed nothing here.
     """
 
     id: str

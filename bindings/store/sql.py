@@ -77,7 +77,7 @@ def materialized(*branches: Select[Any]) -> CTE:
 
 
 def member(words: type[StrEnum], text: str) -> str:
-    """Return the member of `words` with this value, or the text itself if only a later release knows it."""
+    """Return the member of `words` with this value, or the text itself if only a later version knows it."""
     try:
         return words(text)
     except ValueError:

@@ -5,7 +5,7 @@ from a cursor, and moves the cursor in the transaction that writes the counts. N
 out, whichever replica runs the job and however late an event committed. The counts are only displayed: no decision
 depends on them.
 
-Binds are also counted by application and pool, in `bind_counts`; a process of the release before 0021 does not.
+Binds are also counted by application and pool, in `bind_counts`; a process of the version before 0021 does not.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _sum_up(rows: Sequence[Row[Any]], *, now: datetime) -> dict[tuple[Any, ...],
 
 
 def _sum_up_days(tx: Transaction, rows: Sequence[Row[Any]], *, now: datetime) -> None:
-    """Sum the hours of each day with new events, and so also what an earlier release has counted."""
+    """Sum the hours of each day with new events, and so also what an earlier version has counted."""
     of = tallies.c.kind, tallies.c.code
     for day in sorted({_floor(row.at, DAY) for row in rows}):
         if day < now - DAYS_KEPT:

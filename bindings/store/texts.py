@@ -4,8 +4,8 @@ An event is never changed, and such a text may name a person. So the text has a 
 deleted. In the detail, under the name of the text, is `{"text_sha256": SHA-256(salt + text)}`: with the row it
 proves the text, and without it it says nothing, because the salt is in the row.
 
-A process of an older release would show that instead of the text. As long as one uses the database, the detail has
-the text itself, as that release writes it; the statement that writes the event decides which.
+A process of an older version would show that instead of the text. As long as one uses the database, the detail has
+the text itself, as that version writes it; the statement that writes the event decides which.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def detach_if_read(tx: Transaction, detail: dict[str, Any]) -> list[DetachedText
 
 
 def detail(dialect: SqlDialect) -> ColumnElement[Any]:
-    """Return the detail of an event with a free text: with the digest, or with the text for an older release."""
+    """Return the detail of an event with a free text: with the digest, or with the text for an older version."""
     whole, detached = (bindparam(name, type_=Detail) for name in ("event_detail", "event_detached_detail"))
     return case((_older_code(dialect), whole), else_=detached)
 

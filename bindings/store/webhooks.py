@@ -44,7 +44,7 @@ OLD_SECRET_S = 86_400.0  # a rotated secret still signs for a day, in addition t
 class Webhook:
     """A receiver of events. `kinds` None: every kind but those in `ONLY_BY_NAME`. `disabled_at` None: enabled.
 
-    A kind that only a later release knows is another text than those of `EventKind`. `old_secret_until` is until
+    A kind that only a later version knows is another text than those of `EventKind`. `old_secret_until` is until
     when the secret before the last rotation signs as well; None if there was no rotation.
     """
 
