@@ -1,8 +1,8 @@
 """Transactions, retries and the clock, for SQLite and PostgreSQL alike.
 
-Connections are made in `engine`. Nothing here knows a table. Every write goes through
-`Database.write`, which runs its work as one transaction and may run it again: the work must be safe to repeat. No
-connection is held while the provider is called.
+Connections are made in `engine`. Nothing here knows a table. Every write goes through `Database.write`, which runs
+its work as one transaction and may run it again: the work must be safe to repeat. No connection is held while the
+provider is called.
 
 The deciding clock is the database's (docs/maintainers/architecture.md, "The two clocks"). SQLite has no clock of
 its own: there it is this host's, read once per transaction, after the write lock is held.
@@ -148,8 +148,8 @@ class Transaction:
     def limit_batch(self, timeout_s: float) -> None:
         """Let the statements of this transaction read in the order of an index, each for `timeout_s` (PostgreSQL).
 
-        For the first rows of a long index. A planner that expects few rows would rather read and sort all of them,
-        for each batch again: it takes every range of time for a two-hundredth of the table.
+        For the first rows of a long index. The planner would rather read and sort all rows of a range, for each
+        batch again: it expects few, because it estimates every range of time as a two-hundredth of the table.
         """
         if self.dialect.postgres:
             self.connection.execute(_LIMIT_BATCH, {"timeout": f"{timeout_s}s"})

@@ -129,7 +129,8 @@ def erase_bindings(
     limit: int,
 ) -> ErasedBatch:
     """Erase the phone from up to `limit` bindings that have ended, with an `erased` event for each."""
-    forms, chosen = phones.forms(tx.connection.dialect, phone), list[tuple[str, Any]]()
+    forms = phones.forms(tx.connection.dialect, phone)
+    chosen: list[tuple[str, Any]] = []
     for side, column in _SIDES.items():
         statement = select(*_NAMES).where(
             phones.is_any_of(column, forms),
