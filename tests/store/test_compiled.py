@@ -226,6 +226,39 @@ def test_connection_is_usable_after_an_interrupt_between_prepare_and_run(
 
 
 @pytest.mark.postgres
+def test_prepared_statement_sends_and_receives_more_than_the_socket_takes_at_once(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    sent = "x" * 8_000_000
+    numbers = literal_column("generate_series(1, 3)", BigInteger)
+    statement = CompiledStatement(select(bindparam("sent", type_=Text).label("text"), numbers.label("number")))
+    rows = database.read(statement.fetch_all, {"sent": sent})
+    assert rows == [(sent, 1), (sent, 2), (sent, 3)]
+    database.close()
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    "error", ["pg_terminate_backend(pg_backend_pid())::text", "1 / (2 - generate_series(1, 3))"]
+)
+def test_error_of_a_prepared_statement_is_that_of_the_driver(postgres_url: str, error: str) -> None:
+    database = Database(postgres_url, timeout_s=0.2)
+    statement = select(literal_column(error, Text).label("text"))
+
+    def causes(run: Callable[[Connection], object]) -> type[Any]:
+        with pytest.raises(Busy) as caught:
+            database.read(run)
+        assert isinstance(caught.value.__cause__, exc.DBAPIError)
+        return type(caught.value.__cause__.orig)
+
+    prepared_run = causes(lambda connection: CompiledStatement(statement).fetch_all(connection, {}))
+    assert prepared_run is causes(lambda connection: connection.execute(statement).all())
+    assert database.read(CompiledStatement(select(literal_column("1").label("number"))).fetch_all, {}) == [
+        (1,)
+    ]  # the next one runs
+    database.close()
+
+
+@pytest.mark.postgres
 def test_statement_outside_of_a_transaction_begins_one_as_others_do(postgres_url: str) -> None:
     statement = CompiledStatement(select(literal_column("1").label("one")))
     database = Database(postgres_url)
