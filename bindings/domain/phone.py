@@ -35,9 +35,12 @@ class Phone:
     _digits: str
 
     def __init__(self, number: str | Phone, *, min_digits: int = 1) -> None:
-        if isinstance(number, Phone) and number.is_erased:
+        if not isinstance(number, Phone):
+            digits = _digits(number)
+        elif number.is_erased:
             raise ValueError("must be a phone number: this one was erased")
-        digits = number.digits if isinstance(number, Phone) else _digits(number)
+        else:
+            digits = number.digits
         if not min_digits <= len(digits) <= MAX_DIGITS:
             raise ValueError(f"must have {min_digits} to {MAX_DIGITS} digits")
         object.__setattr__(self, "_digits", digits)

@@ -15,6 +15,7 @@ tests/store/test_compiled.py hold both to the same rows and the same errors.
 from __future__ import annotations
 
 from collections import namedtuple
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bindings.store.phone_keys import keys_of
@@ -92,7 +93,7 @@ class _Compiled:
         self._converters = [(index, convert) for index, convert in enumerate(converters) if convert is not None]
         names = [str(column.key) for column in columns]
         row: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc]  # noqa: PYI024 -- a name for each column
-        self._row: Convert = row._make
+        self._row: Convert = partial(tuple.__new__, row)  # as `_make`, which is a function of Python
 
     def parameters(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the driver's parameters: the values of this run, and the clock if it is read in this process."""

@@ -151,7 +151,7 @@ def _values(
         "max_expire_s": request.max_expire_s,
         "warn_s": limits.warning(request),
     }
-    facts = {**row, "phone_a": request.phone_a.digits, "phone_b": request.phone_b.digits, "replaces": None}
+    facts = {**row, "phone_a": request.phone_a.key, "phone_b": request.phone_b.key, "replaces": None}
     row |= stored_phones.stored(dialect, numbers, "bindings", binding_id, phones)
     return {f"new_{name}": value for name, value in row.items()} | {
         "new_request_id": caller.request_id,
