@@ -8,6 +8,7 @@ database. Nothing here knows a table: those are in `schema`.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, SmallInteger, String, Uuid
@@ -126,9 +127,9 @@ class PhoneKeyNumber(TypeDecorator[DataKey]):
         return None if value is None else data_key(keys_of(dialect), value)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[int | None], DataKey | None]:  # noqa: ARG002
-        """Return `process_result_value` with the ring looked up once: it runs for each row."""
+        """Return `process_result_value` with each key looked up once: it runs for each row."""
         keys = keys_of(dialect)
-        return lambda value: None if value is None else data_key(keys, value)
+        return cache(lambda value: None if value is None else data_key(keys, value))
 
 
 class BindingId(TypeDecorator[str]):

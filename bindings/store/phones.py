@@ -62,7 +62,7 @@ def is_any_of(column: ColumnElement[Any], texts: Sequence[Any]) -> ColumnElement
 
 def parameters(name: str, count: int) -> list[BindParameter[Any]]:
     """Return the parameters for the `count` forms of one phone."""
-    return [bindparam(parameter, type_=PhoneNumber) for parameter in _names(name, count)]
+    return [bindparam(parameter, type_=PhoneNumber) for parameter in parameter_names(name, count)]
 
 
 def parameter_values(dialect: Dialect, index_key: int | None = None, /, **phones: Phone) -> dict[str, str]:
@@ -70,12 +70,13 @@ def parameter_values(dialect: Dialect, index_key: int | None = None, /, **phones
     values: dict[str, str] = {}
     for name, phone in phones.items():
         texts = forms(dialect, phone, index_key=index_key)
-        values |= zip(_names(name, len(texts)), texts, strict=True)
+        values |= zip(parameter_names(name, len(texts)), texts, strict=True)
     return values
 
 
 @cache
-def _names(name: str, count: int) -> tuple[str, ...]:
+def parameter_names(name: str, count: int) -> tuple[str, ...]:
+    """Return the names of `parameters`."""
     return (name, *(f"{name}_{number}" for number in range(1, count)))
 
 

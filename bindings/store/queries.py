@@ -14,7 +14,7 @@ from datetime import timedelta
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import String, and_, bindparam, func, not_, or_, select, union_all
+from sqlalchemy import String, and_, bindparam, func, not_, null, or_, select, type_coerce, union_all
 
 from bindings.domain.binding import EventKind, Mode, Reason, State
 from bindings.domain.serialization import batches
@@ -52,6 +52,17 @@ ORIGINS = 20  # possible origins of a row of the provider's list
 LONGEST_SPAN = timedelta(hours=72 + 24 + 24, minutes=5)
 _PHONES = (bindings.c.phone_a, bindings.c.phone_b)
 _MIDDLE_NUMBERS = (bindings.c.middle_number_a, bindings.c.middle_number_b)
+# The columns of the bindings whose A, and of those whose B, is the phone that is asked for: without its sealed
+# digits, which `lookup` has no use for.
+_COLUMNS_OF_OTHER = tuple(
+    tuple(
+        type_coerce(null(), column.type).label(column.key)
+        if column.key == f"{phone.key}{phones.SUFFIX}"
+        else column
+        for column in COLUMNS
+    )
+    for phone in _PHONES
+)
 
 
 class Lookups:
@@ -68,13 +79,13 @@ class Lookups:
     @cached_property
     def by_phone(self) -> CompiledStatement:
         """Active bindings of :phone."""
-        return _active_of_party(self._now, *self._is_phone(_PHONES[0]), *self._is_phone(_PHONES[1]))
+        return _active_of_party(self._now, *map(self._is_phone, _PHONES), columns=_COLUMNS_OF_OTHER)
 
     @cached_property
     def by_middle_number(self) -> CompiledStatement:
         """Active bindings with :middle_number."""
         number = bindparam("middle_number", type_=String)
-        return _active_of_party(self._now, bindings.c.middle_number_a == number, middle_number_b_is(number))
+        return _active_of_party(self._now, [bindings.c.middle_number_a == number], [middle_number_b_is(number)])
 
     @cached_property
     def by_party(self) -> CompiledStatement:
@@ -84,10 +95,10 @@ class Lookups:
         return _active_of_party(
             self._now,
             *(
-                and_(is_phone, middle_number == number)
+                [and_(is_phone, middle_number == number) for is_phone in self._is_phone(phone)]
                 for phone, middle_number in zip(_PHONES, _MIDDLE_NUMBERS, strict=True)
-                for is_phone in self._is_phone(phone)
             ),
+            columns=_COLUMNS_OF_OTHER,
         )
 
     def _is_phone(self, column: ColumnElement[Any]) -> list[ColumnElement[bool]]:
@@ -110,10 +121,18 @@ class Lookups:
         return _active(self._now, select(*COLUMNS).where(bindings.c.reference == reference, recent))
 
 
-def _active_of_party(now: ColumnElement[datetime], *conditions: ColumnElement[bool]) -> CompiledStatement:
-    """Build the statement for active bindings that meet a condition. None meets two: its parties differ."""
+def _active_of_party(
+    now: ColumnElement[datetime],
+    *conditions: Sequence[ColumnElement[bool]],
+    columns: Sequence[Sequence[ColumnElement[Any]]] = (COLUMNS, COLUMNS),
+) -> CompiledStatement:
+    """Build the statement for active bindings that meet a condition of A or B; `columns` are those of either.
+
+    No binding meets two: its parties differ.
+    """
     held = bindings.c.held_until > now
-    return _active(now, *(select(*COLUMNS).where(condition, held) for condition in conditions))
+    of_party = zip(columns, conditions, strict=True)
+    return _active(now, *(select(*of).where(condition, held) for of, any_of in of_party for condition in any_of))
 
 
 def _active(now: ColumnElement[datetime], *branches: Select[Any]) -> CompiledStatement:
@@ -141,9 +160,9 @@ def lookup(
     """Return the bindings that a statement of `Lookups` selects for these values."""
     phone_by_index = {}
     if phone is not None:
-        by_name = phones.parameter_values(connection.dialect, phone=phone)
-        phone_by_index = dict.fromkeys(by_name.values(), phone)
-        values |= by_name
+        forms = phones.forms(connection.dialect, phone)
+        phone_by_index = dict.fromkeys(forms, phone)
+        values |= zip(phones.parameter_names("phone", len(forms)), forms, strict=True)
     return [to_binding(row, phone_by_index) for row in statement.fetch_all(connection, values)]
 
 

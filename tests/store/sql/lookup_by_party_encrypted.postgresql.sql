@@ -14,7 +14,7 @@ WITH c AS MATERIALIZED (
         bindings.answered_at AS answered_at, bindings.expires_at AS expires_at,
         bindings.provider_expires_at AS provider_expires_at, bindings.held_until AS held_until,
         bindings.unbind_requested_at AS unbind_requested_at, bindings.ended_at AS ended_at,
-        bindings.version AS version, bindings.phone_a_sealed AS phone_a_sealed,
+        bindings.version AS version, NULL AS phone_a_sealed,
         bindings.phone_b_sealed AS phone_b_sealed, bindings.phone_key AS phone_key
     FROM bindings
     WHERE bindings.phone_a IN (:phone::VARCHAR, :phone_1::VARCHAR)
@@ -39,7 +39,7 @@ WITH c AS MATERIALIZED (
         bindings.provider_expires_at AS provider_expires_at, bindings.held_until AS held_until,
         bindings.unbind_requested_at AS unbind_requested_at, bindings.ended_at AS ended_at,
         bindings.version AS version, bindings.phone_a_sealed AS phone_a_sealed,
-        bindings.phone_b_sealed AS phone_b_sealed, bindings.phone_key AS phone_key
+        NULL AS phone_b_sealed, bindings.phone_key AS phone_key
     FROM bindings
     WHERE bindings.phone_b IN (:phone::VARCHAR, :phone_1::VARCHAR)
       AND bindings.middle_number_b = :middle_number::VARCHAR
