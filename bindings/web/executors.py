@@ -81,6 +81,14 @@ class Executors:
             self._reads.give_back(caller)
             del running  # its exception has this frame
 
+    async def run_export_batch(self, caller: str, function: Callable[[], Result]) -> Result:
+        """Return what the read of a batch of an export returns. It waits for the caller's turn on the threads.
+
+        It takes no place and has no deadline: a refusal would cut off a file of which a part was sent. An export
+        has one call in flight at most.
+        """
+        return await self._read_threads.run(caller, function)
+
     async def run_probe(
         self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
     ) -> Result:

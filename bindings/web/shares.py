@@ -181,6 +181,6 @@ def _work(begun: SimpleQueue[_Call | None]) -> None:
         del call
 
 
-def submit(threads: ThreadPoolExecutor, call: Callable[[], Result]) -> asyncio.Future[Result]:
-    """Run a call on a thread, with the context of this task: it carries the request id for log lines."""
+def submit(threads: ThreadPoolExecutor | None, call: Callable[[], Result]) -> asyncio.Future[Result]:
+    """Run a call on a thread (None: of the event loop), with the context of this task, for log lines."""
     return asyncio.get_running_loop().run_in_executor(threads, in_context(call))

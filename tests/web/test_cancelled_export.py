@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
@@ -66,6 +67,53 @@ def test_read_is_closed_if_the_download_ends_while_a_batch_is_read(batch: int) -
         asyncio.run(give_up(executors))
 
 
+def test_read_is_closed_if_the_download_is_cancelled_again_while_no_thread_is_free_for_it() -> None:
+    blocked, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def block() -> None:
+        blocked.set()
+        assert go_on.wait(WAIT_S)
+
+    def batches_of_lines() -> Generator[tuple[int, str], None, None]:
+        try:
+            yield 1, "1\n"
+            yield 1, "2\n"
+        finally:
+            closed.set()
+
+    async def give_up(executors: Executors) -> None:
+        loop, sent = asyncio.get_running_loop(), asyncio.Event()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        blocker = loop.run_in_executor(None, block)
+        await executors.run_read(blocked.wait, WAIT_S)
+        lines = batches_of_lines()  # kept: it would be closed with its last reference
+        chunks = export._file_chunks(context(executors), "export", "", lines)
+
+        async def download() -> None:
+            try:
+                async for _ in chunks:
+                    sent.set()
+                    await asyncio.Event().wait()
+            finally:
+                await cast("AsyncGenerator[bytes, None]", chunks).aclose()
+
+        task = asyncio.create_task(download())
+        await sent.wait()
+        for _ in range(3):  # as a cancel scope does it, until the task has ended
+            task.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not closed.is_set()
+        go_on.set()
+        await blocker
+        await loop.run_in_executor(None, lambda: None)
+        assert closed.is_set()
+
+    with closing(Executors(bind_limit=1)) as executors:
+        asyncio.run(give_up(executors))
+
+
 def take_every_place(executors: Executors) -> None:
     """Let other reads of the caller take its share, and one more."""
     while executors._reads.has_place(CALLER):
@@ -122,3 +170,16 @@ def test_file_that_is_complete_is_recorded_if_the_caller_has_no_place_for_anothe
     with closing(Executors(bind_limit=1)) as executors:
         assert asyncio.run(download(executors)) == [b"1\n"]
     assert finished == [("export", 1)]
+
+
+def test_file_is_not_cut_off_if_the_caller_has_no_place_for_another_read() -> None:
+    async def download(executors: Executors) -> list[bytes]:
+        batches_of_lines = ((1, f"{number}\n") for number in range(3))
+        service = SimpleNamespace(access_log=SimpleNamespace(finish_export=lambda *_, **__: None))
+        chunks = export._file_chunks(context(executors, service), "export", "", batches_of_lines)
+        first = await anext(chunks)
+        take_every_place(executors)
+        return [first, *[chunk async for chunk in chunks]]
+
+    with closing(Executors(bind_limit=1)) as executors:
+        assert asyncio.run(download(executors)) == [b"0\n", b"1\n", b"2\n"]

@@ -11,6 +11,7 @@ import hashlib
 import threading
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from litestar import MediaType, Request, Response, get, post
@@ -27,6 +28,7 @@ from bindings.validation import requests as validation
 from bindings.web import problems
 from bindings.web.api import serializers
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
+from bindings.web.shares import submit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Sequence
@@ -149,7 +151,7 @@ async def _file_chunks(
             digest.update(chunk)
             if chunk:
                 yield chunk
-            batch = await executors.run_read_for(caller, next_batch)
+            batch = await executors.run_export_batch(caller, next_batch)
             if batch is None:
                 break
             batch_rows, lines = batch
@@ -157,11 +159,10 @@ async def _file_chunks(
             chunk = lines.encode()
     finally:
         # Also if the browser has disconnected: this ends the read of the database. It is no read of the caller,
-        # which could be refused: the database would go on, and a file that is complete would seem to be cut off.
-        await asyncio.to_thread(close)
-    await asyncio.to_thread(
-        service.access_log.finish_export, export_id, row_count=row_count, sha256=digest.hexdigest()
-    )
+        # which could be refused. A task that is cancelled again would take it out of the queue of the threads.
+        await asyncio.shield(submit(None, close))
+    finish = partial(service.access_log.finish_export, export_id, row_count=row_count, sha256=digest.hexdigest())
+    await asyncio.shield(submit(None, finish))
 
 
 def _period(context: PageContext) -> tuple[datetime | None, datetime | None]:
