@@ -264,12 +264,11 @@ class Binding:
         return self.middle_number_a if self._is_party_a(phone) else self.middle_number_b
 
     def _is_party_a(self, phone: str | Phone) -> bool:
-        number = phone if isinstance(phone, Phone) and not phone.is_erased else Phone(phone)
-        if number == self.phone_a:
-            return True
-        if number != self.phone_b:
-            raise ValueError(f"the phone is not a party of binding {self.id}")
-        return False
+        for party in (self.phone_a, self.phone_b):
+            if party == phone and not party.is_erased:
+                return party is self.phone_a
+        Phone(phone)  # for text without digits and for an erased phone this is the error
+        raise ValueError(f"the phone is not a party of binding {self.id}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -232,11 +232,11 @@ class UvicornExchange:
             return
         if INVALID_VALUE.search(b"".join([value for _, value in headers])):
             raise ValueError("a header of the response has a control character")
-        lines = [b"%b: %b\r\n" % header for header in (*cycle.default_headers, *headers)]
+        lines = [b": ".join(header) for header in (*cycle.default_headers, *headers)]
         if not cycle.keep_alive:
-            lines.append(b"connection: close\r\n")
+            lines.append(b"connection: close")
         content = b"" if cycle.scope["method"] == "HEAD" else body
-        cycle.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", content)))
+        cycle.transport.write(STATUS_LINE[status] + b"\r\n".join((*lines, b"", content)))
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
         if not cycle.keep_alive:

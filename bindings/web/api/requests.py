@@ -418,9 +418,10 @@ def _check_names(
     header_errors: Sequence[FieldError] = (),
 ) -> None:
     """Raise `InvalidRequest` if a name or a type is wrong or a name is repeated, with all other field errors."""
-    errors = problems.name_errors(repeated, REPEATED) + _name_errors(model, values)
-    if not errors:
+    errors = _name_errors(model, values)
+    if not errors and not repeated:
         return
+    errors = problems.name_errors(repeated, REPEATED) + errors
     invalid = {error.field for error in errors}
     complete = dict.fromkeys(_fields(model)) | _defaults(model) | values
     checked = {name: complete[name] for name in _fields(model) if name != REVEAL}
