@@ -16,7 +16,7 @@ from bindings.domain.binding import EventKind, Page, Trace
 from bindings.domain.hold import visible_holds
 from bindings.domain.search_filters import RefusalFilters, SearchFilters
 from bindings.domain.takeover import find_takeover
-from bindings.store import events, number_history, phone_holds, queries, refusals
+from bindings.store import events, number_history, phone_holds, queries, refusals, search
 from bindings.store.bindings import find
 from bindings.store.texts import DELETED
 from bindings.validation import fields
@@ -195,7 +195,7 @@ class Investigation:
         similar = SearchFilters(reference_prefix=text, actor=actor)
         similar_refusals = RefusalFilters(reference_prefix=text, actor=actor)
         return NameMatches(
-            bindings=tuple(read(queries.search, similar, self._database.now, before=None, limit=limit)),
+            bindings=tuple(read(search.search, similar, self._database.now, before=None, limit=limit)),
             refusals=tuple(read(refusals.search, similar_refusals, before=None, limit=limit)),
             by_beginning=True,
         )

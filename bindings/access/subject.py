@@ -8,7 +8,7 @@ from bindings.access.access_log import AccessLog
 from bindings.domain.access_log import AccessFilters
 from bindings.domain.search_filters import RefusalFilters, SearchFilters
 from bindings.domain.serialization import fields, to_plain
-from bindings.store import access_log, events, holds, queries, refusals, subject
+from bindings.store import access_log, events, holds, refusals, search, subject
 from bindings.validation import requests as validation
 
 if TYPE_CHECKING:
@@ -46,15 +46,15 @@ class SubjectAccess:
         yield from self._refusals(phone)
         for hold in self._database.read(holds.of_phone, phone):
             yield {"table": "holds"} | _plain(hold, phone)
-        for search in self._database.read(subject.searches_of, phone):
-            yield {"table": "searches"} | to_plain(search)
+        for phone_search in self._database.read(subject.searches_of, phone):
+            yield {"table": "searches"} | to_plain(phone_search)
         yield from self._exports(phone)
 
     def _bindings(self, phone: Phone, reason: str) -> Iterator[dict[str, Any]]:
         before: tuple[datetime, str] | None = None
         while True:
             filters = SearchFilters(phone=phone)
-            page = self._database.read(queries.search, filters, self._database.now, before=before, limit=PAGE)
+            page = self._database.read(search.search, filters, self._database.now, before=before, limit=PAGE)
             if not page:
                 if before is None:
                     self._log.record_reveal([], reason=reason, subject=subject.VIEW)

@@ -14,7 +14,7 @@ from bindings import errors
 from bindings.domain import trace
 from bindings.domain.binding import Page
 from bindings.errors import FieldError, InvalidRequest
-from bindings.store import events, phone_holds, pools, queries, refusals, reports, reserve, seals
+from bindings.store import events, phone_holds, pools, queries, refusals, reports, reserve, seals, search
 from bindings.store.bindings import find
 from bindings.validation import fields
 from bindings.validation import requests as validation
@@ -152,7 +152,7 @@ class Queries:
 
     def search(self, filters: SearchFilters, *, size: int, position: tuple[datetime, str] | None) -> Page[Binding]:
         """Return a page of the bindings that match every filter, newest first, from the row after `position`."""
-        rows = self._database.read(queries.search, filters, self._database.now, before=position, limit=size + 1)
+        rows = self._database.read(search.search, filters, self._database.now, before=position, limit=size + 1)
         return _requested_page(rows, size)
 
     def search_refusals(

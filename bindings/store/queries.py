@@ -214,23 +214,6 @@ def _between_with_party(form_count: int) -> Select[Any]:
     )
 
 
-def search(
-    connection: Connection,
-    filters: SearchFilters,
-    now: ColumnElement[datetime],
-    *,
-    before: tuple[datetime, str] | None,
-    limit: int,
-) -> list[Binding]:
-    """Return up to `limit` bindings, newest first, from after the position `before` of that order."""
-    matching = conditions(connection.dialect, filters, now)
-    statement = select(*COLUMNS).where(*matching).limit(limit)
-    statement = statement.order_by(bindings.c.requested_at.desc(), bindings.c.id.desc())
-    if before is not None:
-        statement = statement.where(sql.keyset_before((bindings.c.requested_at, bindings.c.id), before))
-    return run(connection, statement)
-
-
 _FILTER_CONDITIONS: dict[str, Callable[[Any], ColumnElement[bool]]] = {
     "middle_number": lambda number: or_(bindings.c.middle_number_a == number, middle_number_b_is(number)),
     "state_reason": lambda reason: bindings.c.reason == reason,

@@ -92,6 +92,12 @@ def equals_literal(column: ColumnElement[Any], value: StrEnum) -> ColumnElement[
     return column == literal_column(f"'{value}'")
 
 
+def without_index(column: ColumnElement[datetime], *, postgres: bool) -> ColumnElement[datetime]:
+    """Return an instant's column as an expression with the same value that no index has, to sort by."""
+    unchanged = f"{column} + interval '0'" if postgres else f"+{column}"  # SQLite: lang_corenote
+    return literal_column(unchanged, Instant)
+
+
 def literal_number(number: int) -> ColumnElement[int]:
     """Return a number that is part of the statement, such as a LIMIT that a plan without values should know."""
     return literal_column(str(number), Integer)

@@ -51,6 +51,7 @@ from bindings.store import (
     reserve,
     rollback_detection,
     seals,
+    search,
     sessions,
     settle,
     webhook_health,
@@ -310,11 +311,21 @@ def _lookup(name: str, form_count: int = 1) -> Callable[[_Recorder], None]:
 
 
 def _search(recorder: _Recorder) -> None:
-    filters = SearchFilters(
-        active=True, state=State.ACTIVE, phone=PHONE, middle_number="9188067700", requested_from=NOW
-    )
+    filters = SearchFilters(active=True, state=State.ACTIVE, reference="order-1", requested_from=NOW)
     now = _dialect(recorder).now_once
-    queries.search(cast("Connection", recorder), filters, now, before=(NOW, ID), limit=100)
+    search.search(cast("Connection", recorder), filters, now, before=(NOW, ID), limit=100)
+
+
+def _search_by_phone(recorder: _Recorder) -> None:
+    recorder.rows = [[(search.MOST_SORTED,)]]
+    now = _dialect(recorder).now_once
+    search.search(cast("Connection", recorder), SearchFilters(phone=PHONE), now, before=None, limit=51)
+
+
+def _search_by_middle_number(recorder: _Recorder) -> None:
+    recorder.rows = [[(search.MOST_SORTED + 1,)]]
+    now, filters = _dialect(recorder).now_once, SearchFilters(middle_number="9188067700")
+    search.search(cast("Connection", recorder), filters, now, before=None, limit=51)
 
 
 def _list_page(recorder: _Recorder) -> None:
@@ -418,6 +429,8 @@ CALLS: dict[str, tuple[Callable[[_Recorder], None], int]] = {
     "lookup_by_party_encrypted": (_lookup("by_party", form_count=2), 1),
     "lookup_by_reference": (_lookup("by_reference"), 1),
     "search": (_search, 1),
+    "search by phone": (_search_by_phone, 2),
+    "search by middle number": (_search_by_middle_number, 2),
     "list_page": (_list_page, 3),
     "list_counts": (_list_counts, 2),
     "trace": (_trace(None), 1),

@@ -18,9 +18,7 @@ WHERE bindings.state = :state_1::VARCHAR
   AND bindings.requested_at > (
     SELECT clock_timestamp() AS clock_timestamp_1
 ) - :param_1
-  AND (bindings.phone_a = :phone_a_1::VARCHAR OR bindings.phone_b = :phone_b_1::VARCHAR)
-  AND (bindings.middle_number_a = :middle_number_a_1::VARCHAR OR bindings.middle_number_b =
-    :middle_number_b_1::VARCHAR AND bindings.middle_number_b != bindings.middle_number_a)
+  AND bindings.reference = :reference_1::VARCHAR
   AND bindings.requested_at >= :requested_at_1::TIMESTAMP WITH TIME ZONE
   AND (bindings.requested_at, bindings.id) < (:param_2::TIMESTAMP WITH TIME ZONE, :param_3::UUID)
 ORDER BY bindings.requested_at DESC, bindings.id DESC

@@ -14,9 +14,7 @@ WHERE bindings.state = :state_1
   AND bindings.expires_at > :clock
   AND bindings.unbind_requested_at IS NULL
   AND bindings.requested_at > strftime(:strftime_1, :clock, :strftime_2)
-  AND (bindings.phone_a = :phone_a_1 OR bindings.phone_b = :phone_b_1)
-  AND (bindings.middle_number_a = :middle_number_a_1 OR bindings.middle_number_b =
-    :middle_number_b_1 AND bindings.middle_number_b != bindings.middle_number_a)
+  AND bindings.reference = :reference_1
   AND bindings.requested_at >= :requested_at_1
   AND (bindings.requested_at, bindings.id) < (:param_1, :param_2)
 ORDER BY bindings.requested_at DESC, bindings.id DESC
