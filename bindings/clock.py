@@ -31,3 +31,4 @@ class HostClock:
 
 
 SYSTEM_CLOCK = HostClock()
+MAX_SKEW_S = 60.0  # two clocks that differ by more are in doubt

@@ -458,7 +458,8 @@ class BindingService:
     ) -> Trace:
         """Return the holders of a middle number at `at` (aware), and near misses within `window_s` seconds.
 
-        Also the holds within that window, of the party and of bindings with the number (see `Trace`).
+        Also the holds within that window, of the party and of bindings with the number (see `Trace`). A time up to
+        a minute after now counts as now, because clocks differ; a later one is an error.
         """
         return self._queries.trace(middle_number=middle_number, at=at, party=party, window_s=window_s)
 

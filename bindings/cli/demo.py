@@ -250,6 +250,7 @@ def _trace(demo: DemoContext) -> None:
     second = demo.bind(ANNA, IRIS, "AXB", "ride-6")
     demo.check(second.middle_number_a == number, "the provider lent the same middle number again")
     at = (second.answered_at or second.requested_at) + timedelta(seconds=0.1)
+    time.sleep(PAUSE_S)
     result = demo.service.trace(middle_number=number, at=at, party=ANNA)
     demo.check([holder.id for holder in result.holders] == [second.id], "one binding had the number then")
     demo.check([miss.id for miss in result.near_misses] == [demo.first.id], "the earlier one is a near miss")

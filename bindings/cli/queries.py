@@ -196,7 +196,9 @@ def history(binding_id: str, *, as_json: bool) -> None:
 
 @click.command()
 @click.argument("middle_number")
-@click.option("--at", metavar="TIME", help="The time, with a zone, such as 2026-11-23T14:32:00Z.")
+@click.option(
+    "--at", metavar="TIME", help="The time, not later than now, with a zone, such as 2026-11-23T14:32:00Z."
+)
 @options.phone_option("--party", help_text="Only bindings of this real phone.")
 @click.option(
     "--window-s",

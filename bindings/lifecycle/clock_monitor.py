@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from bindings.clock import SYSTEM_CLOCK
+from bindings.clock import MAX_SKEW_S, SYSTEM_CLOCK
 from bindings.errors import ClockInDoubt
 from bindings.fork_safety import ForkSafeLock
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 WARN_SKEW_S = 30.0
-MAX_SKEW_S = 60.0
 WARN_INTERVAL_S = 60.0
 SLOW_DRIFT_S = 1.0
 RECHECK_S = 10.0  # while a clock is in doubt: between two measurements, and between the two readings that end it

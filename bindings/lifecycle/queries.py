@@ -118,6 +118,7 @@ class Queries:
         number, instant, by_party, window = validation.trace(
             middle_number=middle_number, at=at, party=party, window_s=window_s
         )
+        instant = validation.past("at", instant, self._database.clock())
         result = replace(
             self._trace(number, instant, by_party, window), holds=self._holds(number, instant, by_party, window)
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bindings.lifecycle.clock_monitor import MAX_SKEW_S, WARN_SKEW_S
+from bindings.clock import MAX_SKEW_S
+from bindings.lifecycle.clock_monitor import WARN_SKEW_S
 from bindings.monitoring.check import Check, Level
 from bindings.provider import statuses
 from bindings.provider.outcome import ProviderPage

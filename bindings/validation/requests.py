@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import re
 import uuid
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
+from bindings.clock import MAX_SKEW_S
 from bindings.domain.access_log import AccessFilters
 from bindings.domain.binding import BindRequest, Caller
 from bindings.domain.search_filters import Order, RefusalFilters, SearchFilters
 from bindings.domain.selection import Selection
+from bindings.domain.serialization import instant
 from bindings.errors import FieldError, InvalidRequest, NotFound
 from bindings.validation import fields
 
@@ -274,6 +277,15 @@ def trace(
     if number is None or time is None or checked_window_s is None:
         raise AssertionError("unreachable: each missing value is a field error")
     return number, time, checked_party, checked_window_s
+
+
+def past(field: str, at: datetime, now: datetime) -> datetime:
+    """Return a time that has passed: `at`, or now if it is later by no more than clocks may differ."""
+    if at > now + timedelta(seconds=MAX_SKEW_S):
+        clock = instant(now.replace(microsecond=0))
+        message = f"must not be later than now, {clock} by the database's clock: check the date and the zone"
+        raise InvalidRequest([FieldError(field, message)])
+    return min(at, now)
 
 
 # The check of each filter of a search. To add a filter, add it here, to `SearchFilters`, to

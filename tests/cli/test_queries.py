@@ -232,6 +232,11 @@ def test_trace_prints_near_misses(shell: Shell) -> None:
     assert "began" in shell.run(*arguments).out
 
 
+def test_trace_of_a_time_that_has_not_come_is_refused(shell: Shell) -> None:
+    result = shell.run("trace", MIDDLE, "--at", seconds_from_now(120), "--json")
+    assert (result.code, result.fields) == (2, ["at"])
+
+
 @pytest.mark.parametrize("at", [[], ["--at", "2026-11-23T14:32:00"], ["--at", "yesterday"]])
 def test_trace_without_a_time_with_zone_is_refused(shell: Shell, at: list[str]) -> None:
     result = shell.run("trace", MIDDLE, *at, "--window-s", "x", "--json")

@@ -10,6 +10,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from bindings import errors
+from bindings.clock import MAX_SKEW_S
 from bindings.domain.binding import Certainty, EventKind, State
 from bindings.domain.phone import Phone
 from bindings.jobs import expire
@@ -17,7 +18,7 @@ from bindings.validation import fields
 from tests.service.harness import APP, NOON, POOL, A, B, C, D, E, F, ServiceHarness, feed_has_caught_up, in_threads
 
 if TYPE_CHECKING:
-    from bindings.domain.binding import Binding
+    from bindings.domain.binding import Binding, Trace
 
 MICROSECOND = timedelta(microseconds=1)
 
@@ -164,8 +165,7 @@ def test_every_query_by_middle_number_finds_either_side_once(harness: ServiceHar
     binding = harness.bind(A, B, mode)
     numbers = {str(binding.middle_number_a), str(binding.middle_number_b)}
     assert len(numbers) == (1 if mode == "AXB" else 2)
-    assert binding.answered_at is not None
-    now, later = binding.answered_at, binding.held_until + timedelta(days=1)
+    now, later = harness.clock.advance(1), binding.held_until + timedelta(days=1)
     investigation = harness.service.investigation
     for number in numbers:
         assert harness.service.lookup(middle_number=number) == [binding]
@@ -176,8 +176,10 @@ def test_every_query_by_middle_number_finds_either_side_once(harness: ServiceHar
         assert [holder.id for holder in investigation.number_at(Phone(number), at=now).trace.holders] == [
             binding.id
         ]
-        assert investigation.number_at(Phone(number), at=later).previous_binding == binding
         assert investigation.number_history(Phone(number)).data == (binding,)
+    harness.clock.at = later
+    for number in numbers:
+        assert investigation.number_at(Phone(number), at=later).previous_binding == binding
 
 
 def test_trace_is_exact_from_the_first_byte_to_the_end_of_the_hold(harness: ServiceHarness) -> None:
@@ -192,9 +194,9 @@ def test_trace_is_exact_from_the_first_byte_to_the_end_of_the_hold(harness: Serv
         result = harness.service.trace(middle_number=number, at=instant, window_s=0)
         return [(holder.id, holder.certainty) for holder in result.holders]
 
+    harness.clock.at = end
     for expired in (False, True):
         if expired:
-            harness.clock.at = end
             harness.service.expire_due()
         assert at(binding.sent_at - MICROSECOND) == []
         assert at(binding.sent_at) == [(binding.id, Certainty.POSSIBLE)]
@@ -225,15 +227,53 @@ def test_trace_returns_near_misses_and_filters_by_party(harness: ServiceHarness)
 def test_trace_returns_the_holders_that_do_not_have_the_party(harness: ServiceHarness) -> None:
     harness.simulator.change(pool_size=1)
     first, second = harness.bind(A, B), harness.bind(C, D)
-    number, at = str(first.middle_number_a), harness.clock() + timedelta(seconds=10)
+    number, at = str(first.middle_number_a), harness.clock.advance(10)
     assert second.middle_number_a == number
     assert harness.service.trace(middle_number=number, at=at, party=A).other_holders == ()
     assert harness.service.trace(middle_number=number, at=at).other_holders == ()
     missed = harness.service.trace(middle_number=number, at=at, party=E)
     assert (missed.holders, {holder.id for holder in missed.other_holders}) == ((), {first.id, second.id})
     assert {binding.id for binding in missed.bindings} == {first.id, second.id}
-    over = max(first.held_until, second.held_until)
+    over = harness.clock.at = max(first.held_until, second.held_until)
     assert harness.service.trace(middle_number=number, at=over, party=E).other_holders == ()
+
+
+def test_trace_of_a_time_that_has_not_come_is_refused(harness: ServiceHarness) -> None:
+    """What will have the number then is not known: the binding may be unbound before."""
+    binding = harness.bind(A, B)
+    harness.clock.advance(1)
+    number, investigation = str(binding.middle_number_a), harness.service.investigation
+    tolerance = timedelta(seconds=MAX_SKEW_S)
+
+    def ask(at: datetime) -> list[Trace]:
+        phones = (Phone(number), Phone(A))
+        return [
+            harness.service.trace(middle_number=number, at=at),
+            *(investigation.number_at(phone, at=at).trace for phone in phones),
+        ]
+
+    for at in (binding.held_until + MICROSECOND, harness.clock() + tolerance + MICROSECOND):
+        with pytest.raises(errors.InvalidRequest, match="must not be later than now") as refused:
+            harness.service.trace(middle_number=number, at=at)
+        assert [error.field for error in refused.value.field_errors] == ["at"]
+        for phone in (Phone(number), Phone(A)):
+            with pytest.raises(errors.InvalidRequest, match="must not be later than now"):
+                investigation.number_at(phone, at=at)
+    for trace in ask(harness.clock() + tolerance):
+        assert [(holder.id, holder.certainty) for holder in trace.holders] == [(binding.id, Certainty.CERTAIN)]
+
+
+def test_trace_of_a_clock_that_is_ahead_is_one_of_now(harness: ServiceHarness) -> None:
+    """A binding that ends within the tolerance still has its number, for certain."""
+    binding = harness.bind(A, B, expire_s=30)
+    number, ahead = str(binding.middle_number_a), harness.clock.advance(1) + timedelta(seconds=MAX_SKEW_S)
+    assert binding.held_until < ahead
+    for trace in (
+        harness.service.trace(middle_number=number, at=ahead),
+        harness.service.investigation.number_at(Phone(number), at=ahead).trace,
+    ):
+        assert [holder.certainty for holder in trace.holders] == [Certainty.CERTAIN]
+        assert trace.near_misses == ()
 
 
 @pytest.mark.parametrize("at", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])

@@ -327,7 +327,7 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
     "holders of a number at a time without any": (
         PHONE | NUMBER | HELD | HELD_AT_A_TIME | KEYS,
         lambda service: service.investigation.number_at(
-            Phone("9188000042"), at=datetime.now(UTC) + timedelta(days=9)
+            Phone("9188000042"), at=datetime.now(UTC) - timedelta(days=90)
         ),
     ),
     "what still holds a phone that is to be erased": (

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -72,6 +73,32 @@ def test_answer_without_a_holder_and_with_other_parties_has_links(running: Runni
     assert "One binding had this number" in browser.get(link_in(page)).text
     unknown = browser.submit("/find", {"q": "9188099999", "time": "now"}).text
     assert LINK.search(unknown) is None
+
+
+def test_time_that_has_not_come_is_refused_at_its_field_and_in_a_link(running: Running) -> None:
+    """The binding lives: that it ended before that time would be wrong."""
+    binding = bind(running)
+    browser = Browser(running).sign_in("auditor")
+    later = (binding.held_until + timedelta(hours=1)).isoformat().replace("+00:00", "Z")
+    form = browser.submit("/find", {"q": str(binding.middle_number_a), "time": later})
+    assert form.status_code == 422
+    assert "<strong>Time</strong> must not be later than now, " in form.text
+    link = f"/bindings/{binding.id}/numbers/phone_a/at?time={later}"
+    for answer in (browser.get(link), browser.post(link, {"reason": "complaint 118"})):
+        assert answer.status_code == 422
+        assert "<strong>Time</strong> must not be later than now, " in answer.text
+
+
+def test_time_of_a_clock_that_is_ahead_is_shown_as_now(running: Running) -> None:
+    binding = bind(running)
+    asked_at = datetime.now(UTC)
+    ahead = (asked_at + timedelta(seconds=50)).isoformat().replace("+00:00", "Z")
+    browser = Browser(running).sign_in("auditor")
+    page = browser.submit("/find", {"q": str(binding.middle_number_a), "time": ahead}).text
+    assert "One binding had this number" in page
+    for link in (link_in(page), link_in(browser.get(f"{link_in(page).partition('?')[0]}?time={ahead}").text)):
+        shown = datetime.fromisoformat(parse_qs(urlsplit(link).query)["time"][0])
+        assert asked_at <= shown <= datetime.now(UTC)
 
 
 def test_application_opens_links_to_its_own_bindings_only(running: Running) -> None:

@@ -503,9 +503,10 @@ class Pages:
             patch.setattr("bindings.web.console.number.Policy", lambda _name: Policy.STRICT)
             self.pages["number: forbidden overlap"] = self.find(A)
         assert first.expires_at is not None
-        self.pages["at: possible"] = self.find(B, at=first.expires_at + timedelta(seconds=5))
-        for binding in (first, second):
-            self.harness.service.unbind(binding.id)
+        self.harness.service.unbind(second.id)
+        self.harness.clock.at = first.expires_at + timedelta(seconds=5)
+        self.auditor = Browser(self.console).sign_in("auditor")
+        self.pages["at: possible"] = self.find(B, at=self.harness.clock())
         later = self.a_day_later()
         self.pages["at: ended before"] = self.find(A, at=later)
         self.pages["at: party before"] = self.find(A, at=later, party=B)

@@ -18,11 +18,12 @@ from litestar.handlers import HTTPRouteHandler
 from psycopg import sql
 
 from bindings import errors
+from bindings.clock import MAX_SKEW_S
 from bindings.domain import binding
 from bindings.jobs.job import Job
 from bindings.jobs.registry import EXPIRE
 from bindings.jobs.runner import JobRunner
-from bindings.lifecycle.clock_monitor import MAX_SKEW_S, RECHECK_S
+from bindings.lifecycle.clock_monitor import RECHECK_S
 from bindings.monitoring import health
 from bindings.monitoring.check import Check, Level
 from bindings.provider.circuit import CALLS

@@ -251,7 +251,7 @@ class Lookup(RequestModel):
 
 
 class Trace(RequestModel):
-    """A middle number and an instant."""
+    """A middle number and an instant that is not later than now."""
 
     middle_number: NumberText
     at: InstantText
