@@ -76,6 +76,24 @@ def stop_on_signal() -> Iterator[threading.Event]:
         receiver.close()
 
 
+@contextmanager
+def interrupt_on_signal() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP interrupt the block as Ctrl-C does, so that it removes what it has not finished.
+
+    A signal that the caller ignores stays ignored (nohup). For the main thread only.
+    """
+    import signal
+
+    default = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    for number in default:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in default:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def actor() -> str:
     """Return the actor for the history: the user of this process, which no variable can change."""
     import pwd

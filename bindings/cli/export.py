@@ -1,7 +1,7 @@
 """export: bindings or events as CSV or NDJSON, streamed; memory use does not grow with the number of rows.
 
-A file is written completely or not at all, and only its owner can read it. Every export is in the access log, with
-the number of rows and the SHA-256 of what was written.
+A file is written completely or not at all, also if a signal ends the export, and only its owner can read it. Every
+export is in the access log, with the number of rows and the SHA-256 of what was written.
 """
 
 from __future__ import annotations
@@ -255,18 +255,19 @@ def _destination(path: str | None, written: _WrittenFile) -> Iterator[Callable[[
         sys.stdout.flush()
         return
     target = Path(path)
-    descriptor, temporary = _temporary_file(target)  # mode 0600
-    try:
-        with open(descriptor, "wb") as out:  # noqa: PTH123 -- it is a descriptor
-            hashed = _HashedFile(out, written)
-            with _compressed(hashed) if target.suffix == ".gz" else nullcontext(hashed) as file:
-                yield lambda text: file.write(text.encode())
-            out.flush()
-            os.fsync(descriptor)
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with context.interrupt_on_signal():
+        descriptor, temporary = _temporary_file(target)  # mode 0600
+        try:
+            with open(descriptor, "wb") as out:  # noqa: PTH123 -- it is a descriptor
+                hashed = _HashedFile(out, written)
+                with _compressed(hashed) if target.suffix == ".gz" else nullcontext(hashed) as file:
+                    yield lambda text: file.write(text.encode())
+                out.flush()
+                os.fsync(descriptor)
+            Path(temporary).replace(target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
 
 
 def _write_to_stdout(written: _WrittenFile, text: str) -> None:

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pty
+import signal
 import stat
 import subprocess
 import sys
@@ -95,6 +96,57 @@ def test_failed_export_keeps_the_old_file_and_leaves_no_other(
     assert result.code == 1
     assert "RuntimeError" in result.err
     assert [path.name for path in folder.iterdir()] == ["out.csv"]
+    assert target.read_text() == "the old one"
+
+
+# An export that prints "writing" after its first batch, then waits for a signal, or has a full disk.
+HALF_WRITTEN = """
+import resource, signal, sys
+from bindings.access.binding_list import BindingList
+from bindings.cli import main
+whole, end = BindingList.export, sys.argv.pop(1)
+
+def half(*arguments, **options):
+    yield from whole(*arguments, **options)
+    if end == "full disk":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        return
+    print("writing", flush=True)
+    signal.pause()
+
+BindingList.export = half
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test in the background ignores it
+main()
+"""
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.csv.gz"])
+@pytest.mark.parametrize("end", ["SIGTERM", "SIGINT", "SIGHUP", "full disk"])
+def test_export_that_is_ended_keeps_the_old_file_and_leaves_no_other(
+    shell: Shell, tmp_path: Path, end: str, name: str
+) -> None:
+    shell.bind()
+    folder = tmp_path / "exports"
+    folder.mkdir()
+    target = folder / name
+    target.write_text("the old one")
+    program = subprocess.Popen(
+        [sys.executable, "-c", HALF_WRITTEN, end, "export", "bindings", "-o", str(target)],
+        env=dict(shell.whole_environment()),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if end != "full disk":
+        assert program.stdout is not None
+        assert program.stdout.readline() == "writing\n"
+        assert len(list(folder.iterdir())) == 2
+        program.send_signal(signal.Signals[end])
+    _, stderr = program.communicate(timeout=300)
+    code, text = (1, "could not be written") if end == "full disk" else (130, "interrupted")
+    assert program.returncode == code
+    assert text in stderr
+    assert [path.name for path in folder.iterdir()] == [name]
     assert target.read_text() == "the old one"
 
 
