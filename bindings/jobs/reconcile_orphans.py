@@ -88,10 +88,13 @@ def revenants_among(rows: Iterable[tuple[ProviderBinding, Binding]], scan: Scan)
 def rows_of_other_pairs(rows: Iterable[tuple[ProviderBinding, Binding]]) -> Iterator[LiveRow]:
     """Yield the live rows that have the bind_id of a living binding here and not its phones.
 
-    One of the two is wrong: a response of the provider that named another binding, or its list.
+    One of the two is wrong: a response of the provider that named another binding, or its list. A row that has
+    only phones of that binding, one of them twice, has none to be held.
     """
     for row, binding in rows:
-        yield LiveRow(case="orphans", row=row, app_id=binding.app_id, origin_id=None, namesake=binding)
+        live_row = LiveRow(case="orphans", row=row, app_id=binding.app_id, origin_id=None, namesake=binding)
+        if live_row.phones:
+            yield live_row
 
 
 def hold_live_rows(context: ReconcileContext, live_rows: Iterable[LiveRow], findings: Findings) -> None:
@@ -182,10 +185,12 @@ def end_explained_holds(
     context: ReconcileContext, scan: Scan, known_bind_ids: set[str], findings: Findings
 ) -> None:
     """End the holds that are not needed any more, because their cause is known and holds the phone itself."""
+    live_holds = context.live_holds(scan.app_id)
+    living_ids = known_bind_ids | _ids_listed_as_recorded(context, scan, live_holds)
     explained = [
         hold
-        for hold in context.live_holds(scan.app_id)
-        if (hold.why is HoldReason.ORPHAN and hold.bind_id in known_bind_ids)
+        for hold in live_holds
+        if (hold.why is HoldReason.ORPHAN and hold.bind_id in living_ids)
         or (
             hold.why is HoldReason.REFUSED
             and hold.phone.key in scan.listed
@@ -193,6 +198,24 @@ def end_explained_holds(
         )
     ]
     context.end_holds(explained, "explained", scan.app_id, findings)
+
+
+def _ids_listed_as_recorded(context: ReconcileContext, scan: Scan, live_holds: Iterable[holds.Hold]) -> set[str]:
+    """Return the ids of orphan holds that the list shows with the phones of their living binding here by now."""
+    if scan.app_id is None or not scan.complete:  # the account's list may have an id for each of its applications
+        return set()
+    other_rows = *scan.unknown_rows, *(row for row, _ in scan.other_pairs)
+    differing_ids = {row.bind_id for row in other_rows} | {row.bind_id for row in scan.odd_rows}
+    orphan_ids = [str(hold.bind_id) for hold in live_holds if hold.why is HoldReason.ORPHAN]
+    listed_ids = {bind_id for bind_id in orphan_ids if bind_id in scan.bind_ids} - differing_ids
+    if not listed_ids:
+        return set()
+    bindings_by_bind_id = context.runtime.database.read(queries.by_bind_ids, sorted(listed_ids))
+    return {
+        bind_id
+        for bind_id, bindings in bindings_by_bind_id.items()
+        if any(binding.app_id == scan.app_id and not binding.state.terminal for binding in bindings)
+    }
 
 
 def _is_held_otherwise(context: ReconcileContext, hold: holds.Hold, findings: Findings) -> bool:

@@ -112,6 +112,39 @@ def test_I4_row_with_the_id_of_a_living_binding_and_other_phones_holds_them(
     assert service.check(phone_a=C, phone_b=D, mode="AXB") == []
 
 
+def test_row_that_has_its_own_phones_again_frees_the_phones_it_had(harness: ServiceHarness) -> None:
+    binding = harness.bind(A, B)
+    values = {"phone_a": C, "phone_b": B, "ends_at": "2030-01-01 00:00:00"}
+    harness.simulator.list_as(str(binding.bind_id), values)
+    assert harness.service.reconcile().orphans == 1
+    assert harness.service.reconcile().holds_ended == 0
+    harness.simulator.list_as(str(binding.bind_id))
+    assert harness.service.reconcile().holds_ended == 1
+    assert [hold.in_force for hold in harness.service.holds(phone=C)] == [False]
+    assert harness.service.get(binding.id) == binding
+
+
+@pytest.mark.parametrize("problem", [{"phone_a": C}, {"phone_a": None}])
+def test_I4_hold_of_a_row_that_still_differs_remains(
+    harness: ServiceHarness, problem: dict[str, str | None]
+) -> None:
+    binding = harness.bind(A, B)
+    harness.simulator.list_as(str(binding.bind_id), {"phone_a": C})
+    harness.service.reconcile()
+    harness.simulator.list_as(str(binding.bind_id), problem)
+    harness.service.reconcile()
+    assert [hold.in_force for hold in harness.service.holds(phone=C)] == [True]
+
+
+def test_row_with_the_id_of_a_living_binding_and_one_phone_of_it_twice_holds_nothing(
+    harness: ServiceHarness,
+) -> None:
+    binding = harness.bind(A, B)
+    harness.simulator.list_as(str(binding.bind_id), {"phone_b": A})
+    assert [harness.service.reconcile().orphans for _ in range(2)] == [0, 0]
+    assert harness.service.holds(phone=A) == []
+
+
 def test_yes_with_the_id_of_a_hold_ends_the_hold(
     harness: ServiceHarness, service: BindingService, again: Simulator
 ) -> None:
