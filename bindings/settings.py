@@ -124,7 +124,7 @@ def _names_server(address: str) -> bool:
         host, port = parts.hostname or "", parts.port
         if parts.netloc.startswith("["):
             ipaddress.IPv6Address(host)
-            return port != 0
+            return port != 0 and re.fullmatch(r"\[[^]]+\](:[0-9]*)?", parts.netloc) is not None
     except ValueError:
         return False
     labels = host.removesuffix(".").split(".")

@@ -167,6 +167,7 @@ def test_secret_that_no_header_can_carry_is_refused(name: str, value: str) -> No
         ("provider_app_id", "hunter2\n"),
         ("provider_url", "http://hunter2\n"),
         ("provider_url", "http://[::1"),
+        ("provider_url", "http://[::1]x"),
         ("provider_url", "http://[hunter2]"),
         ("provider_url", "http://h:99999"),
         ("provider_url", "http://h:0"),
