@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from litestar.utils import normalize_path
 from uuid_utils import uuid7
 
 from bindings import telemetry
@@ -104,7 +105,7 @@ class RequestMiddleware:
         else:
             if body is not None:
                 scope["state"]["body"] = body
-                if scope["method"] == "HEAD" and scope["path"] not in WITHOUT_HEAD:
+                if scope["method"] == "HEAD" and _allows_head(scope["path"]):
                     context.scope = scope = {**scope, "method": "GET"}  # the server leaves the body out
                 await self._app(scope, _replay(body, receive), context.send)
 
@@ -165,7 +166,7 @@ class _RequestContext:
             present = {name.lower() for name, _ in message["headers"]}
             added = [(name, value) for name, value in defaults if name not in present]
             message = {**message, "headers": [*message["headers"], *added]}
-            if self.status in STATUSES_WITH_ALLOW:
+            if self.status in STATUSES_WITH_ALLOW and _allows_head(self.scope["path"]):
                 message["headers"] = [(name, _allow(name, value)) for name, value in message["headers"]]
         if message["type"] == COMPLETE_RESPONSE:
             await self._send_complete(message)
@@ -226,6 +227,11 @@ class _BodyReceiver:
 
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def _allows_head(path: str) -> bool:
+    """Return whether a path with GET has HEAD too; the framework takes /sign-in/ for /sign-in."""
+    return normalize_path(path) not in WITHOUT_HEAD
 
 
 def _allow(name: bytes, value: bytes) -> bytes:

@@ -292,10 +292,13 @@ def test_head_request_gets_the_response_of_a_get_without_its_body(listening: Run
     )
 
 
-@pytest.mark.parametrize("path", ["/v1/lookup", "/sign-in?token=x"])
-def test_refused_head_request_has_no_body(listening: Running, path: str) -> None:
+@pytest.mark.parametrize("path", ["/v1/lookup", "/sign-in?token=x", "/sign-in/?token=x", "/sign%2Din?token=x"])
+def test_refused_head_request_has_no_body_and_names_other_methods(listening: Running, path: str) -> None:
     answer = speak(listening, request(b"", path=path, method="HEAD"))
-    assert (status(answer), answer.partition(b"\r\n\r\n")[2]) == (405, b"")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert (status(answer), body) == (405, b"")
+    [allow] = [line for line in head.splitlines() if line.lower().startswith(b"allow:")]
+    assert (b"POST" in allow, b"HEAD" in allow) == (True, False)
 
 
 def test_connection_closes_after_an_upgrade_request(listening: Running) -> None:
