@@ -111,8 +111,11 @@ def _result(connection: DeadlineConnection, expected: ExecStatus) -> PQGen[PGres
             yield from generators.fetch_many(pgconn)
         raise errors.error_from_result(result, connection.info.encoding)
     yield from _receive(pgconn)
-    if pgconn.get_result() is not None:
-        raise errors.InternalError("the server sent more than one result")
+    failed_commit = pgconn.get_result()
+    if failed_commit is not None:  # in AUTOCOMMIT it follows the rows
+        with suppress(errors.DatabaseError):
+            yield from generators.fetch_many(pgconn)
+        raise errors.error_from_result(failed_commit, connection.info.encoding)
     return result
 
 

@@ -12,7 +12,21 @@ import psycopg
 import pytest
 import sqlalchemy
 from psycopg.pq import ExecStatus, TransactionStatus
-from sqlalchemy import BigInteger, Text, bindparam, cast, event, exc, literal_column, select, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    MetaData,
+    Table,
+    Text,
+    bindparam,
+    cast,
+    event,
+    exc,
+    insert,
+    literal_column,
+    select,
+    text,
+)
 from uuid_utils.compat import uuid7
 
 from bindings.domain.binding import Binding, Mode, State
@@ -23,6 +37,7 @@ from bindings.store import prepared
 from bindings.store.bindings import FIELDS, to_binding
 from bindings.store.compiled import CompiledStatement
 from bindings.store.database import Database
+from bindings.store.failures import ConstraintViolated
 from bindings.store.queries import Lookups, lookup
 from bindings.store.schema import bindings
 from bindings.validation.fields import position_after
@@ -258,6 +273,25 @@ def test_error_of_a_prepared_statement_is_that_of_the_driver(postgres_url: str, 
     assert database.read(CompiledStatement(select(literal_column("1").label("number"))).fetch_all, {}) == [
         (1,)
     ]  # the next one runs
+    database.close()
+
+
+@pytest.mark.postgres
+def test_error_of_the_commit_after_the_rows_of_a_prepared_statement_is_that_of_the_driver(
+    postgres_url: str,
+) -> None:
+    """In AUTOCOMMIT the server sends the rows first: a role may have serializable transactions by default."""
+    numbers = Table("numbers", MetaData(), Column("number", BigInteger))
+    insertion = insert(numbers).values(number=bindparam("number", type_=BigInteger))
+    inserted = insertion.returning(numbers.c.number).cte("inserted")
+    statement = CompiledStatement(select(inserted.c.number))
+    database = Database(postgres_url)
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE numbers (number bigint UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+    assert database.read(statement.fetch_all, {"number": 1}) == [(1,)]
+    with pytest.raises(ConstraintViolated, match="numbers_number_key"):
+        database.read(statement.fetch_all, {"number": 1})
+    assert database.read(statement.fetch_all, {"number": 2}) == [(2,)]
     database.close()
 
 
