@@ -6,6 +6,8 @@ Here each batch is requested before the one before it is used. The values of a r
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psycopg
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from bindings.store.deadline_connection import DeadlineConnection
 
     Batch: TypeAlias = Sequence[Sequence[Any]]
+
+LONGEST_STOP_S = 1.0  # how long a caller that stops early waits for the batch that was requested ahead
 
 
 def batches(connection: Connection, result: CursorResult[Any], *, size: int) -> Iterator[Batch]:
@@ -45,6 +49,8 @@ def batches(connection: Connection, result: CursorResult[Any], *, size: int) -> 
 def _fetched(connection: DeadlineConnection, fetch: bytes, first: Batch) -> Iterator[Batch]:
     """Yield the first batch, then what each run of `fetch` returns, until one returns nothing."""
     pgconn, transformer, rows = connection.pgconn, Transformer(connection), first
+    # A run takes until all of its rows are sent: a caller that reads slowly would exceed a limit of the server.
+    connection.execute("SET LOCAL statement_timeout = 0")
     try:
         while rows:
             pgconn.send_query(fetch)
@@ -55,7 +61,9 @@ def _fetched(connection: DeadlineConnection, fetch: bytes, first: Batch) -> Iter
             rows = transformer.load_rows(0, result.ntuples, tuple)
     finally:
         if pgconn.transaction_status == TransactionStatus.ACTIVE:  # the caller stops early
-            connection.wait(generators.fetch_many(pgconn))
+            connection.give_up_at = time.monotonic() + LONGEST_STOP_S
+            with suppress(psycopg.Error):
+                connection.wait(generators.fetch_many(pgconn))
 
 
 def _only_result(connection: DeadlineConnection) -> PGresult:
