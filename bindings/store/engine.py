@@ -166,12 +166,13 @@ class Connections:
 class _OpenConnection:
     """An open connection: SQLAlchemy's, the driver's, and when it was opened (monotonic clock)."""
 
-    __slots__ = ("connection", "opened_at", "raw")
+    __slots__ = ("_autocommit", "connection", "opened_at", "raw")
 
     def __init__(self, connection: Connection, raw: Any, opened_at: float) -> None:
         self.connection = connection
         self.raw = raw
         self.opened_at = opened_at
+        self._autocommit = None if isinstance(raw, SqliteConnection) else raw.autocommit
 
     def reset(self) -> bool:
         """Roll back what is open; return False if the connection is not as it was before its use."""
@@ -186,6 +187,8 @@ class _OpenConnection:
             return False
         if isinstance(raw, SqliteConnection):
             return not raw.in_transaction
+        if raw.autocommit != self._autocommit:  # a signal interrupted `Database.write` when it set that back
+            return False
         return bool(raw.pgconn.transaction_status == _NO_TRANSACTION)
 
 

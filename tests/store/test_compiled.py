@@ -37,6 +37,7 @@ from bindings.store import prepared
 from bindings.store.bindings import FIELDS, to_binding
 from bindings.store.compiled import CompiledStatement
 from bindings.store.database import Database
+from bindings.store.deadline_connection import DeadlineConnection
 from bindings.store.failures import ConstraintViolated
 from bindings.store.queries import Lookups, lookup
 from bindings.store.schema import bindings
@@ -240,6 +241,29 @@ def test_connection_is_usable_after_an_interrupt_between_prepare_and_run(
         with pytest.raises(KeyboardInterrupt):
             database.read(statement.fetch_all, {})
     assert database.read(statement.fetch_all, {}) == [(1,)]
+    database.close()
+
+
+@pytest.mark.postgres
+def test_write_is_a_transaction_after_an_interrupt_at_the_end_of_autocommit(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise each statement of the next write on the connection would commit by itself."""
+    set_autocommit = DeadlineConnection.set_autocommit
+
+    def interrupt_at_the_end(connection: DeadlineConnection, value: bool) -> None:
+        if not value:
+            raise KeyboardInterrupt
+        set_autocommit(connection, value)
+
+    database = Database(postgres_url)
+    database.write(lambda _: None)  # the connection is open now
+    with monkeypatch.context() as patch:
+        patch.setattr(DeadlineConnection, "set_autocommit", interrupt_at_the_end)
+        with pytest.raises(KeyboardInterrupt):
+            database.write(lambda _: None, autocommit_first=lambda _: None)
+    raw: Any = database.write(lambda tx: tx.connection.connection.dbapi_connection)
+    assert not raw.autocommit
     database.close()
 
 
