@@ -135,7 +135,8 @@ def write_records(
 def sealed_events(*, path: str | None, as_json: bool) -> None:
     """Export every event as it is sealed, as NDJSON: with digests in place of texts that may name a person.
 
-    With `bindings export seals` and the public key, `bindings audit verify` needs nothing else.
+    Events that are not sealed yet are in the file too. With `bindings export seals` and the public key, `bindings
+    audit verify` needs nothing else.
     """
     _export_sealed(path, "sealed-events", lambda service: service.export_sealed_events(), as_json=as_json)
 
@@ -154,7 +155,7 @@ def _export_sealed(
     with context.open_service(as_json=as_json, connect=True) as service:
         rows = map(to_plain, read(service))
         with _record_export(service, view, (None, None), "ndjson", None) as written:
-            _write(batches(rows), json_lines, path, written, noun=view.replace("-", " "))
+            _write(batches(rows), json_lines, path, written, noun=view.removeprefix("sealed-"))
 
 
 def _row_format(option: str | None, *, as_json: bool) -> str:
