@@ -128,6 +128,11 @@ class Scan:
         return self.error is None and not self.partial
 
     @property
+    def unexplained_rows(self) -> list[ProviderBinding]:
+        """Return the rows that are of no living binding here; the row of a doubt would be among them."""
+        return [*self.unknown_rows, *(row for row, _ in self.ended_here + self.other_pairs)]
+
+    @property
     def total_seen(self) -> bool:
         """True if at least as many different rows were seen as the provider's total."""
         return self.total is not None and self.rows >= self.total

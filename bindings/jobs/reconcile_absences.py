@@ -55,7 +55,7 @@ def apply_absences(context: ReconcileContext, first: Scan, second: Scan, finding
                 findings.record("ghosts", app_id, action=context.actions.ghost, binding_id=binding_id)
     if ghosts or context.control.is_stopping():
         return  # scans that miss what should be listed prove no other absence; the next ones may
-    rows = first.unknown_rows + second.unknown_rows + [row for row, _ in first.ended_here + second.ended_here]
+    rows = first.unexplained_rows + second.unexplained_rows
     for doubt in context.control.work_through(context.still_unsettled(app_id, findings)):
         is_listed = any(scan_evidence.same_pair(row, doubt) for row in rows)
         if is_listed or not scan_evidence.absence_provable(doubt, first, second, tolerance):

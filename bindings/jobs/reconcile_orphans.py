@@ -204,8 +204,7 @@ def _ids_listed_as_recorded(context: ReconcileContext, scan: Scan, live_holds: I
     """Return the ids of orphan holds that the list shows with the phones of their living binding here by now."""
     if scan.app_id is None or not scan.complete:  # the account's list may have an id for each of its applications
         return set()
-    other_rows = *scan.unknown_rows, *(row for row, _ in scan.other_pairs)
-    differing_ids = {row.bind_id for row in other_rows} | {row.bind_id for row in scan.odd_rows}
+    differing_ids = {row.bind_id for row in scan.unexplained_rows} | {row.bind_id for row in scan.odd_rows}
     orphan_ids = [str(hold.bind_id) for hold in live_holds if hold.why is HoldReason.ORPHAN]
     listed_ids = {bind_id for bind_id in orphan_ids if bind_id in scan.bind_ids} - differing_ids
     if not listed_ids:

@@ -91,6 +91,20 @@ def test_I4_doubt_without_a_binding_keeps_its_phones_until_absence_is_proved(
     assert service.bind(phone_a=A, phone_b=C, pool_number=POOL, expire_s=60, mode="AXB").state is State.ACTIVE
 
 
+def test_I4_doubt_is_not_absent_while_its_pair_is_listed_with_the_id_of_a_living_binding(
+    harness: ServiceHarness,
+) -> None:
+    service = harness.open(provider_timeout_s=LIMIT_S, timestamp_tolerance_s=1)
+    service.bind(phone_a=E, phone_b=F, pool_number=POOL, expire_s=7_200, mode="AXB")  # the witness
+    namesake = service.bind(phone_a=C, phone_b=D, pool_number=POOL, expire_s=7_200, mode="AXB")
+    doubt = doubtful(harness, service, "reset_before")
+    harness.simulator.list_as(str(namesake.bind_id), {"phone_a": A, "phone_b": B})
+    harness.clock.advance(130)
+    assert (service.reconcile().absent, service.get(doubt.id).state) == (0, State.IN_DOUBT)
+    harness.simulator.list_as(str(namesake.bind_id))
+    assert (service.reconcile().absent, service.get(doubt.id).state) == (1, State.FAILED)
+
+
 def test_absence_is_not_proved_while_the_request_may_still_be_accepted(harness: ServiceHarness) -> None:
     service = harness.service
     service.bind(phone_a=E, phone_b=F, pool_number=POOL, expire_s=7_200, mode="AXB")
