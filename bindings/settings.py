@@ -89,7 +89,7 @@ def _supported_database(value: SecretStr) -> SecretStr:
 
 
 def _visible_ascii(value: SecretStr) -> SecretStr:
-    """Refuse what no header can carry: each call would fail before it is sent."""
+    """Refuse what no header can carry, and what is no secret of the provider: each call would fail."""
     if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
         raise ValueError("must be visible ASCII characters, without spaces and line ends")
     return value
