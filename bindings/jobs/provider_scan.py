@@ -88,10 +88,10 @@ class Scan:
     bind_id was unknown here when they were read; `differing` the known ones that differ from what is recorded;
     `ended_here` the live ones whose binding has ended here, and holds its phones for a shorter time; `other_pairs`
     those that have the bind_id of a living binding here and not its phones; `listed` the phone keys of `watched`
-    that a live row has. `odd_rows` (a set, in order) do not match the provider's
-    documents; `unknown_odd_rows` are those of them whose bind_id is unknown here. `total` is the largest one that
-    a page had, None if a page had none. `page_rows` is how many rows the first page had, `pages` how many pages
-    had a new row, `pages_read` how many were read. `newest` is where the newest of our bindings was seen, or None.
+    that a live row has. `odd_rows` (a set, in order) do not match the provider's documents; `unknown_odd_rows` are
+    those of them whose bind_id is unknown here. `total` is the largest one that a page had, None if a page had
+    none. `page_rows` is how many rows the first page had, `pages` how many pages had a new row, `pages_read` how
+    many were read. `newest` is where the newest of our bindings was seen, or None.
     `partial`: only a few pages were to be read. `error` says why the scan ended sooner than intended, or is None.
     """
 
