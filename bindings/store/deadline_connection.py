@@ -89,6 +89,8 @@ class DeadlineConnection(psycopg.Connection[Any]):
     def rollback(self) -> None:
         """Roll back the transaction, if there is one; the driver would make a wait also if there is none."""
         if self.pgconn.transaction_status != TransactionStatus.IDLE:
+            if self._prepared._names:  # noqa: SLF001 -- then the driver deallocates all statements with its own
+                self.prepared.clear()
             super().rollback()
 
     def commit(self) -> None:

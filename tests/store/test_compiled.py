@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from bindings.provider.simulator import Simulator
+    from bindings.store.database import Transaction
     from tests.service.harness import ServiceHarness
 
 PHONE_A, PHONE_B = "9188067701", "9188067799"
@@ -241,6 +242,27 @@ def test_connection_is_usable_after_an_interrupt_between_prepare_and_run(
         with pytest.raises(KeyboardInterrupt):
             database.read(statement.fetch_all, {})
     assert database.read(statement.fetch_all, {}) == [(1,)]
+    database.close()
+
+
+@pytest.mark.postgres
+def test_connection_is_used_again_after_a_rollback_of_a_prepared_statement(postgres_url: str) -> None:
+    """As after a refused bind. The driver's cursor has prepared the first statement of the transaction."""
+    statement = CompiledStatement(select(literal_column("pg_backend_pid()", BigInteger).label("process")))
+    database = Database(postgres_url)
+
+    def run(tx: Transaction) -> Any:
+        return statement.fetch_all(tx.connection, {})
+
+    def roll_back(tx: Transaction) -> None:
+        assert run(tx) == run(tx) == processes[0]
+        raise LookupError
+
+    processes = [database.write(run, autocommit_first=run)]
+    with pytest.raises(LookupError):
+        database.write(roll_back)
+    processes += [database.write(run, autocommit_first=run) for _ in range(2)]
+    assert processes == processes[:1] * 3
     database.close()
 
 
