@@ -183,6 +183,8 @@ class _OpenConnection:
             connection.invalidate()
         if connection.invalidated:
             return False
+        if connection._trans_context_manager is not None:  # noqa: SLF001 -- a signal interrupted the end of its block
+            return False
         if connection.get_execution_options() is not connection.engine.get_execution_options():
             return False
         if isinstance(raw, SqliteConnection):

@@ -266,6 +266,17 @@ def test_connection_is_used_again_after_a_rollback_of_a_prepared_statement(postg
     database.close()
 
 
+def test_write_succeeds_after_an_interrupt_at_the_end_of_a_transaction(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLAlchemy lets nothing run on a connection whose block of a transaction has not ended."""
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlalchemy.RootTransaction, "__exit__", mock.Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            database.write(lambda _: None)
+    assert database.write(lambda tx: tx.connection.execute(text("SELECT 1")).scalar()) == 1
+
+
 @pytest.mark.postgres
 def test_write_is_a_transaction_after_an_interrupt_at_the_end_of_autocommit(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
