@@ -100,12 +100,13 @@ ACTIONS = ("crash", "pause", "sweep", "recover", "recover_as_before", "scan", "u
 class BindInProgress:
     """A bind or a replace in progress, and what the model expects of it.
 
-    `refused`: whether a phone is held; `begins`: whether the takeover begins, or why it does not; `successors`:
-    the ids of the successors before. `intent` is set if a request was sent for it.
+    `refused`: whether a phone is held; `refused_later`: whether one is after a stop in the transaction; `begins`:
+    whether the takeover begins, or why it does not; `successors`: the ids of the successors before. `intent` is set if a request was sent for it.
     """
 
     request: Request
     refused: bool | None = None
+    refused_later: bool | None = None
     intent: str | None = None
     begins: str | None = None  # "begins", "replay", "already_replaced", "not_active", "in_use" or "any"
     successors: frozenset[str] = frozenset()
@@ -277,6 +278,8 @@ class System:
             if name == "replace.begin_in_transaction" and stop.seconds and call is not None:
                 call.begins = "any"  # if its COMMIT is lost, the transaction runs again so much later
             self._perform(stop.action, call)
+            if name == "bind.reserve_in_transaction" and call is not None and call.request.replaces is None:
+                call.refused_later = self.would_refuse(call.request)
         if name == "bind.before_reserve" and call is not None:
             call.refused = self.would_refuse(call.request)
         if name == "replace.before_begin" and call is not None:
@@ -408,12 +411,14 @@ class System:
             return
         binding_id = result.id if isinstance(result, Binding) else result.binding_id
         if isinstance(result, errors.PhoneInUse) and binding_id is None:
-            assert call.refused, "a bind was refused although its phones are free"
+            assert call.refused or call.refused_later, "a bind was refused although its phones are free"
             assert call.intent is None
             if call.request.key is not None:
                 assert call.request.key not in self._keys_used(), "I8: a refusal uses up no key"
         elif call.refused is not None and binding_id is not None and not self._replayed_since(call, binding_id):
-            assert not call.refused, "I1: a bind was sent although its phones are held"
+            # The transaction may have run again after a pause, because its COMMIT was lost.
+            is_held = call.refused and call.refused_later is not False
+            assert not is_held, "I1: a bind was sent although its phones are held"
         if isinstance(result, Binding):
             self.returned.append(result)
             if result.state is State.ACTIVE:
