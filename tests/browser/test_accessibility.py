@@ -51,15 +51,16 @@ FOLLOW_FOCUS = (
     + """
 window.reached = new Set();
 window.unmarked = [];
+window.hasPressedKey = false;  // until then there may be no ring
+document.addEventListener("keydown", () => { window.hasPressedKey = true; }, {capture: true, once: true});
 document.addEventListener("focusin", ({target}) => {
   window.reached.add(target);
   const style = getComputedStyle(target), box = target.getBoundingClientRect();
   const isInView = box.right > 0 && box.bottom > 0 && box.top < innerHeight && box.left < innerWidth;
   const isMarked = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 1;
-  if (!isMarked || !isInView) window.unmarked.push(name(target));
+  if (window.hasPressedKey && !(isMarked && isInView)) window.unmarked.push(name(target));
 });
 document.querySelector(".skip").focus();
-window.unmarked = [];  // without a key pressed there may be no ring
 return controls.length;
 """
 )
