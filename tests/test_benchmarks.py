@@ -75,7 +75,7 @@ def test_quick_run_without_a_server_measures_sqlite_targets(tmp_path: Path) -> N
             marks=pytest.mark.soak,
         ),
         pytest.param("scale", {"scale": 7}, marks=pytest.mark.soak),
-        pytest.param("P7,P14,P21,P22", {"P7": 4, "P8": 1, "P14": 14, "P21": 1, "P22": 2}, marks=pytest.mark.soak),
+        pytest.param("P7,P14,P21,P22", {"P7": 4, "P8": 1, "P14": 30, "P21": 1, "P22": 2}, marks=pytest.mark.soak),
     ],
 )
 def test_quick_run_with_a_server_measures_every_target(
