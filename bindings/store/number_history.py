@@ -19,14 +19,14 @@ from bindings.store.column_types import Instant
 from bindings.store.compiled import MOST_CLOCKS, CompiledStatement
 from bindings.store.events import COLUMNS as EVENT_COLUMNS
 from bindings.store.events import from_rows, is_kind, read
-from bindings.store.queries import LONGEST_SPAN, has_party
+from bindings.store.queries import LONGEST_SPAN, count_by_index, has_party
 from bindings.store.schema import bindings, events
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Connection, Dialect, ScalarSelect, Select
+    from sqlalchemy import ColumnElement, Connection, Dialect, Select
 
     from bindings.domain.binding import Binding, Event
     from bindings.domain.phone import Phone
@@ -112,17 +112,8 @@ def _counts(now: ColumnElement[datetime], form_count: int, has_actor: bool, limi
     matches = [and_(match, *_requested_by(has_actor)) for match in _matches(form_count)]
     holding = [and_(match, bindings.c.held_until > now, _NOT_FAILED) for match in matches]
     return CompiledStatement(
-        select(_count(matches, limit).label("total"), _count(holding, limit).label("holding"))
+        select(count_by_index(matches, limit).label("total"), count_by_index(holding, limit).label("holding"))
     )
-
-
-def _count(branches: list[ColumnElement[bool]], limit: int) -> ScalarSelect[int]:
-    """Return the number of bindings of the branches, each read by its index to at most `limit` rows."""
-    held_until, most, row = bindings.c.held_until, sql.literal_number(limit), sql.literal_number(1).label("row")
-    # No column is read but those of the index, which has the rows of a vacuumed page.
-    parts = (select(row).where(branch).order_by(held_until).limit(most).subquery() for branch in branches)
-    all_parts = union_all(*(select(part) for part in parts)).subquery()
-    return select(func.count()).select_from(all_parts).scalar_subquery()
 
 
 def find_by_name(connection: Connection, words: str, *, actor: str | None, limit: int) -> list[Binding]:

@@ -35,10 +35,10 @@ from bindings.store.schema import bindings
 from bindings.store.schema import events as events_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, CompoundSelect, Connection, Dialect, Select
+    from sqlalchemy import ColumnElement, CompoundSelect, Connection, Dialect, ScalarSelect, Select
     from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
     from bindings.domain.binding import Binding, Event
@@ -255,6 +255,19 @@ def _activity(now: ColumnElement[datetime], *, active: bool, postgres: bool) -> 
         return not_(_is_active(bindings.c, now))
     recent = bindings.c.requested_at > sql.earlier(now, LONGEST_SPAN, postgres=postgres)
     return and_(_is_active(bindings.c, now), recent)
+
+
+def count_by_index(branches: Iterable[ColumnElement[bool]], limit: int) -> ScalarSelect[int]:
+    """Return the number of bindings of the branches, each read by its index to at most `limit` rows.
+
+    The index of a branch is one over (its column, `held_until`).
+    """
+    held_until, most, row = bindings.c.held_until, sql.literal_number(limit), sql.literal_number(1).label("row")
+    # In the order of the index: else a planner may read the whole table. No column is read but those of the index,
+    # which has the rows of a vacuumed page.
+    parts = (select(row).where(branch).order_by(held_until).limit(most).subquery() for branch in branches)
+    all_parts = union_all(*(select(part) for part in parts)).subquery()
+    return select(func.count()).select_from(all_parts).scalar_subquery()
 
 
 def by_ids(connection: Connection, binding_ids: list[str]) -> list[Binding]:

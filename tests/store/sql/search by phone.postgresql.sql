@@ -1,23 +1,25 @@
-SELECT count(*) AS count_1
-FROM (
-    SELECT anon_2.row AS row
+SELECT (
+    SELECT count(*) AS count_1
     FROM (
-        SELECT 1 AS row
-        FROM bindings
-        WHERE bindings.phone_a = :phone::VARCHAR
-        ORDER BY bindings.held_until
-        LIMIT 5001
-    ) AS anon_2
-    UNION ALL
-    SELECT anon_3.row AS row
-    FROM (
-        SELECT 1 AS row
-        FROM bindings
-        WHERE bindings.phone_b = :phone::VARCHAR
-        ORDER BY bindings.held_until
-        LIMIT 5001
-    ) AS anon_3
-) AS anon_1;
+        SELECT anon_2.row AS row
+        FROM (
+            SELECT 1 AS row
+            FROM bindings
+            WHERE bindings.phone_a = :phone::VARCHAR
+            ORDER BY bindings.held_until
+            LIMIT 5001
+        ) AS anon_2
+        UNION ALL
+        SELECT anon_3.row AS row
+        FROM (
+            SELECT 1 AS row
+            FROM bindings
+            WHERE bindings.phone_b = :phone::VARCHAR
+            ORDER BY bindings.held_until
+            LIMIT 5001
+        ) AS anon_3
+    ) AS anon_1
+) AS bindings;
 
 SELECT bindings.id, bindings.mode, bindings.phone_a, bindings.phone_b, bindings.pool_number,
     bindings.app_id, bindings.scope, bindings.reference, coalesce(bindings.idempotency_key,
