@@ -94,8 +94,7 @@ def equals_literal(column: ColumnElement[Any], value: StrEnum) -> ColumnElement[
 
 def without_index(column: ColumnElement[datetime], *, postgres: bool) -> ColumnElement[datetime]:
     """Return an instant's column as an expression with the same value that no index has, to sort by."""
-    unchanged = f"{column} + interval '0'" if postgres else f"+{column}"  # SQLite: lang_corenote
-    return literal_column(unchanged, Instant)
+    return literal_column(f"{column} + interval '0'" if postgres else f"+{column}", Instant)
 
 
 def literal_number(number: int) -> ColumnElement[int]:
