@@ -106,16 +106,14 @@ def _result(connection: DeadlineConnection, expected: ExecStatus) -> PQGen[PGres
     result = pgconn.get_result()
     if result is None:
         raise errors.InternalError("the server sent no result")
-    if result.status != expected:
+    failure: PGresult | None = result
+    if result.status == expected:
+        yield from _receive(pgconn)
+        failure = pgconn.get_result()  # of the commit: in AUTOCOMMIT it follows the rows
+    if failure is not None:
         with suppress(errors.DatabaseError):  # the connection may end with the error
             yield from generators.fetch_many(pgconn)
-        raise errors.error_from_result(result, connection.info.encoding)
-    yield from _receive(pgconn)
-    failed_commit = pgconn.get_result()
-    if failed_commit is not None:  # in AUTOCOMMIT it follows the rows
-        with suppress(errors.DatabaseError):
-            yield from generators.fetch_many(pgconn)
-        raise errors.error_from_result(failed_commit, connection.info.encoding)
+        raise errors.error_from_result(failure, connection.info.encoding)
     return result
 
 
