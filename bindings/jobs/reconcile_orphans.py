@@ -39,8 +39,8 @@ class LiveRow:
     """A live row to be held, its application if that is known, and our binding that it came from, if it did.
 
     `case` is what the report calls it. It is not held again if a hold of it has ended after `released_since`.
-    `namesake` is a living binding here with the bind_id of the row and other phones: the row is never released,
-    because its unbind would name that binding.
+    `binding_of_id` is a living binding here with the bind_id of the row and other phones: the row is never
+    released, because its unbind would name that binding.
     """
 
     case: str
@@ -48,12 +48,12 @@ class LiveRow:
     app_id: str
     origin_id: str | None
     released_since: datetime | None = None
-    namesake: Binding | None = None
+    binding_of_id: Binding | None = None
 
     @property
     def phones(self) -> tuple[Phone, ...]:
-        """Return the phones to be held: those of the row, without those that its namesake holds."""
-        own = () if self.namesake is None else (self.namesake.phone_a, self.namesake.phone_b)
+        """Return the phones to be held: those of the row, without those that `binding_of_id` holds."""
+        own = () if self.binding_of_id is None else (self.binding_of_id.phone_a, self.binding_of_id.phone_b)
         return tuple(phone for phone in (self.row.phone_a, self.row.phone_b) if phone not in own)
 
 
@@ -92,7 +92,7 @@ def rows_of_other_pairs(rows: Iterable[tuple[ProviderBinding, Binding]]) -> Iter
     only phones of that binding, one of them twice, has none to be held.
     """
     for row, binding in rows:
-        live_row = LiveRow(case="orphans", row=row, app_id=binding.app_id, origin_id=None, namesake=binding)
+        live_row = LiveRow(case="orphans", row=row, app_id=binding.app_id, origin_id=None, binding_of_id=binding)
         if live_row.phones:
             yield live_row
 
@@ -227,7 +227,7 @@ def _is_held_otherwise(context: ReconcileContext, hold: holds.Hold, findings: Fi
 def _action(context: ReconcileContext, live_row: LiveRow) -> str:
     """Return what is done with a row: an unbind needs its application, and a bind_id of nothing else."""
     action = context.actions.orphan
-    only_held = live_row.app_id == holds.NO_APP or live_row.namesake is not None
+    only_held = live_row.app_id == holds.NO_APP or live_row.binding_of_id is not None
     return "hold" if action == "release" and only_held else action
 
 

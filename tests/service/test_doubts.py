@@ -96,12 +96,12 @@ def test_I4_doubt_is_not_absent_while_its_pair_is_listed_with_the_id_of_a_living
 ) -> None:
     service = harness.open(provider_timeout_s=LIMIT_S, timestamp_tolerance_s=1)
     service.bind(phone_a=E, phone_b=F, pool_number=POOL, expire_s=7_200, mode="AXB")  # the witness
-    namesake = service.bind(phone_a=C, phone_b=D, pool_number=POOL, expire_s=7_200, mode="AXB")
+    living_binding = service.bind(phone_a=C, phone_b=D, pool_number=POOL, expire_s=7_200, mode="AXB")
     doubt = doubtful(harness, service, "reset_before")
-    harness.simulator.list_as(str(namesake.bind_id), {"phone_a": A, "phone_b": B})
+    harness.simulator.list_as(str(living_binding.bind_id), {"phone_a": A, "phone_b": B})
     harness.clock.advance(130)
     assert (service.reconcile().absent, service.get(doubt.id).state) == (0, State.IN_DOUBT)
-    harness.simulator.list_as(str(namesake.bind_id))
+    harness.simulator.list_as(str(living_binding.bind_id))
     assert (service.reconcile().absent, service.get(doubt.id).state) == (1, State.FAILED)
 
 
