@@ -101,15 +101,15 @@ class Investigation:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def past(self, at: datetime, *, field: str) -> datetime:
+    def past_instant(self, at: datetime, *, field: str) -> datetime:
         """Return a time that has passed, on the deciding clock. Raise `InvalidRequest` for a later one."""
-        return validation.past(field, at, self._database.clock())
+        return validation.past_instant(field, at, self._database.clock())
 
     def number_at(
         self, number: Phone, *, at: datetime, party: Phone | None = None, actor: str | None = None
     ) -> NumberAt:
         """Return the holders of a phone or middle number at `at` (aware); `party` is the other phone, if known."""
-        at = self.past(at, field="at")
+        at = self.past_instant(at, field="at")
         holds = self._holds_at(number, at, party, actor)
         result = replace(self._trace(number, at, party, WINDOW_S, actor), holds=holds)
         if result.holders:

@@ -118,7 +118,7 @@ class Queries:
         number, instant, by_party, window = validation.trace(
             middle_number=middle_number, at=at, party=party, window_s=window_s
         )
-        instant = self._past(instant)
+        instant = self._past_instant(instant)
         result = replace(
             self._trace(number, instant, by_party, window), holds=self._holds(number, instant, by_party, window)
         )
@@ -126,12 +126,12 @@ class Queries:
             return result
         return replace(result, other_holders=self._trace(number, instant, None, 0.0).holders)
 
-    def _past(self, at: datetime) -> datetime:
+    def _past_instant(self, at: datetime) -> datetime:
         """Return a time that has passed on the database's clock, which is read only for a recent time."""
         trusted = self._runtime.clocks.trusted_range(0.0)
         if trusted is not None and at <= trusted[0]:
             return at
-        return validation.past("at", at, self._database.clock())
+        return validation.past_instant("at", at, self._database.clock())
 
     def _holds(self, number: str, at: datetime, party: Phone | None, window_s: float) -> tuple[PhoneHold, ...]:
         margin = timedelta(seconds=window_s)

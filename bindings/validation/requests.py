@@ -279,7 +279,7 @@ def trace(
     return number, time, checked_party, checked_window_s
 
 
-def past(field: str, at: datetime, now: datetime) -> datetime:
+def past_instant(field: str, at: datetime, now: datetime) -> datetime:
     """Return a time that has passed: `at`, or now if it is later by no more than clocks may differ."""
     if at > now + timedelta(seconds=MAX_SKEW_S):
         clock = instant(now.replace(microsecond=0))

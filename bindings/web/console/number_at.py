@@ -141,12 +141,12 @@ async def _search(context: PageContext) -> Search:
     at = time_zones.parse(parameters.get("time", ""), context.zone, context.now)
     if at is None:
         raise InvalidRequest([FieldError("time", "is required, such as 2026-11-23T14:32:00Z")])
-    return Search(number=number, party=party, at=await past(context, at))
+    return Search(number=number, party=party, at=await past_instant(context, at))
 
 
-async def past(context: PageContext, at: datetime) -> datetime:
+async def past_instant(context: PageContext, at: datetime) -> datetime:
     """Return the time that was entered, if it has passed. Raise `InvalidRequest` for a later one."""
-    return await context.run_read(lambda service: service.investigation.past(at, field="time"))
+    return await context.run_read(lambda service: service.investigation.past_instant(at, field="time"))
 
 
 def _read(service: BindingService, context: PageContext, search: Search) -> NumberAt:

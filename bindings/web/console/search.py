@@ -86,7 +86,7 @@ async def find(request: Request[Any, Any, Any]) -> PageResponse:
         zone = time_zones.zone(context.form.get("zone", context.zone.name))
         search = _parse_form(context, zone, refined)
         if search.at is not None:
-            search = replace(search, at=await number_at.past(context, search.at))
+            search = replace(search, at=await number_at.past_instant(context, search.at))
         search = await _resolve_ambiguous_number(context, search)
     except InvalidRequest as error:
         return _find_page(context, status=422, refined=refined, field_errors=error.field_errors)
