@@ -40,15 +40,15 @@ class Connections:
         """Add a new connection, and close an idle one if there are too many; return False if there is no room."""
         of_address = self._open.get(address, {})
         if len(of_address) >= MAX_CONNECTIONS_OF_ADDRESS and not self._proxies.trust(address):
-            room = self._close_idle(address)
+            has_room = self._close_idle(address)
         else:
             most = MAX_CONNECTIONS if self._room is None else min(MAX_CONNECTIONS, self._room)
-            room = self._count < most or self._close_idle(self._busiest_address()) or self._close_idle()
-        if room:
+            has_room = self._count < most or self._close_idle(self._busiest_address()) or self._close_idle()
+        if has_room:
             self._open.setdefault(address, {})[connection] = None
             self._idle[connection] = address
             self._count += 1
-        return room
+        return has_room
 
     def remove(self, connection: Connection, address: str) -> None:
         """Remove a closed connection. Safe to repeat."""
