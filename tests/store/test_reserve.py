@@ -324,7 +324,7 @@ def test_I5_settling_twice_changes_nothing_the_second_time(database: Database, o
 
 @pytest.mark.parametrize("changed_since", [False, True], ids=["as_recorded", "changed_since"])
 def test_activate_returns_the_row_as_it_is(database: Database, *, changed_since: bool) -> None:
-    """It is not read back while its version shows that nobody has changed it since the intent."""
+    """It is not read back if its version shows that it was not changed since the intent."""
     asked = request(reference="order 1", idempotency_key="key", warn_s=60, max_expire_s=900)
     intent = reserved(database, asked)
     if changed_since:
