@@ -2,8 +2,8 @@
 
 On PostgreSQL a session advisory lock lets one process migrate while others wait, and lock and statement timeouts
 keep a migration from blocking traffic. The others poll for the lock and run no statement meanwhile: CREATE INDEX
-CONCURRENTLY waits for every running statement, so a statement that waits for the lock would be a deadlock. Needs a
-direct connection, not a transaction pooler.
+CONCURRENTLY waits for every running statement, so a statement that waits for the lock would be a deadlock. A
+pooler is refused: there the lock and the timeouts may be those of another client's session.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 from alembic import context
 from sqlalchemy import Connection, inspect, text
 
+from bindings.errors import FieldError, InvalidRequest
 from bindings.failpoints import hit
 from bindings.settings import load
-from bindings.store.engine import make_engine
+from bindings.store.engine import is_pooled, make_engine
+from bindings.store.failures import URL_VARIABLE
 from bindings.store.schema import SEALED_PHONES, metadata
 from bindings.store.schema_version import refuse_code_before, require_own_tables
 
@@ -42,6 +44,7 @@ def run(connection: Connection) -> None:
     """Run the migrations on one connection, holding the lock on PostgreSQL."""
     postgres = connection.dialect.name == "postgresql"
     if postgres:
+        require_direct(connection)
         require_own_tables(connection)
         wait_for_others(connection)
         connection.execute(text(f"SET lock_timeout = '{config.attributes.get('lock_timeout', LOCK_TIMEOUT)}'"))
@@ -61,7 +64,6 @@ def run(connection: Connection) -> None:
         )
         with context.begin_transaction():
             context.run_migrations()
-            refuse_code_that_cannot_read_phones(context.get_bind())
     finally:
         if postgres:
             connection.rollback()
@@ -71,16 +73,24 @@ def run(connection: Connection) -> None:
             connection.commit()
 
 
+def require_direct(connection: Connection) -> None:
+    """Raise `InvalidRequest` behind a connection pooler."""
+    if is_pooled(connection):
+        message = "leads to a connection pooler: a migration needs a direct connection to the server"
+        raise InvalidRequest([FieldError(URL_VARIABLE, message)])
+
+
 def record(step: MigrationInfo) -> None:
-    """Let the caller write what it records of a migration, in the transaction of that."""
+    """Write what is recorded of a migration, in the transaction of that; also what the caller records."""
     hit("migrate.in_transaction")
+    refuse_code_that_cannot_read_phones(context.get_bind())
     write: Record | None = config.attributes.get("record")
     if write is not None:
         write(context.get_bind(), step)
 
 
 def refuse_code_that_cannot_read_phones(connection: Connection) -> None:
-    """Keep code that knows no encrypted phones from starting, also on the revisions that were added just now."""
+    """Keep code that knows no encrypted phones from starting, also on the revision that is added now."""
     if not inspect(connection).has_table("account"):
         return
     if "phone_index_key" in {column["name"] for column in inspect(connection).get_columns("account")}:

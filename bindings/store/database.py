@@ -41,7 +41,7 @@ from bindings.errors import Busy
 from bindings.fork_safety import ProcessMark, keep_alive
 from bindings.store.column_types import Instant
 from bindings.store.compiled import CompiledStatement
-from bindings.store.engine import POOL_SIZE, codec_of, text_encoding
+from bindings.store.engine import POOL_SIZE, codec_of, is_pooled, text_encoding
 from bindings.store.failures import DatabaseWaitTimeout, explain
 from bindings.store.process_connections import ProcessConnections, refuse
 from bindings.store.retry import with_retry
@@ -335,7 +335,8 @@ class Database(ProcessConnections):
     def run_outside_transaction(self, work: Callable[[Connection], object], *, lock_wait: str) -> None:
         """Run statements that PostgreSQL allows in no transaction; `Busy` if a lock is not free in `lock_wait`.
 
-        Not retried: the statements that ran before the failure stay committed.
+        Not retried: the statements that ran before the failure stay committed. Behind a pooler the wait ends after
+        `LONGEST_TRY_S`: the limit of a session would hold for other clients, and perhaps not for this one.
         """
         self.run_deferred_check()
         now = time.monotonic()
@@ -343,6 +344,9 @@ class Database(ProcessConnections):
             lent = self._reads.connect(now + self.timeout_s)
             with lent as connection:
                 lent.set_deadline(now + LONGEST_TRY_S)
+                if is_pooled(connection):
+                    work(connection)
+                    return
                 connection.execute(select(func.set_config("lock_timeout", lock_wait, literal_column("false"))))
                 try:
                     work(connection)

@@ -283,6 +283,15 @@ def text_encoding(connection: Connection) -> str:
     return str(raw.info.parameter_status("server_encoding"))
 
 
+def is_pooled(connection: Connection) -> bool:
+    """Return whether a pooler is between this process and a PostgreSQL server. No round trip.
+
+    Consecutive transactions may then run in different sessions of the server, and other clients use them as well.
+    """
+    raw: Any = connection.connection.driver_connection
+    return connection.dialect.name == "postgresql" and raw.prepare_threshold is None
+
+
 def codec_of(encoding: str) -> str:
     """Return Python's codec for an encoding of PostgreSQL; ASCII, which each of them has, if there is none."""
     try:

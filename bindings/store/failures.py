@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 READ_ONLY = "25006"  # the SQLSTATE of a server that accepts no writes
+PROTOCOL = "08P01"  # that of every refusal of pgbouncer
 RETRY_SOON_S = 2
 RETRY_LATE_S = 30  # the cause stays until an operator has corrected it
 URL_VARIABLE = "BINDINGS_DATABASE_URL"
 SEE_LOG = "see the log of the database server"
 FIND_LOCK = "find the process that holds the lock of the file: a backup, a shell, an older replica"
+POOL_TODO = "set pool_mode = transaction for this database in the pooler"
 WAIT_TODO = "find out what the calls before it wait for: `bindings doctor`, and the locks in the database"
 
 
@@ -89,6 +91,7 @@ _ENCODING = Failure(
 # By SQLSTATE or its class. Of these the server's message repeats no value: it is shown.
 _STATES: dict[str, Failure] = {
     "08": Failure("the connection to the database was lost", SEE_LOG, may_pass=True),
+    PROTOCOL: Failure("the database server, or a pooler before it, ended the connection", SEE_LOG, may_pass=True),
     "40": Failure("the database rolled back a transaction that collided with others", SEE_LOG, may_pass=True),
     "53": Failure("the database server has run out of a resource", "free it on the server", may_pass=True),
     "53100": Failure("the disk of the database server is full", "free space on the server", may_pass=True),
@@ -134,7 +137,8 @@ _STATES: dict[str, Failure] = {
     "22021": _ENCODING,
     "XX": Failure("the database server reports damaged data or an internal error", SEE_LOG),
 }
-_SAFE_MESSAGES = {"53", "53100", "42501"}
+_SAFE_MESSAGES = {"53", "53100", "42501", PROTOCOL}
+_STATEMENT_POOLING = "statement pooling"
 _NO_SCHEMA_PERMISSION = re.compile(r"permission denied for schema (\w+)")
 
 
@@ -145,6 +149,8 @@ def _explain_state(state: str, error: exc.DBAPIError) -> Failure:
     if state not in _SAFE_MESSAGES and state[:2] not in _SAFE_MESSAGES:
         return failure
     message = str(getattr(getattr(error.orig, "diag", None), "message_primary", None) or error.orig)
+    if state == PROTOCOL and _STATEMENT_POOLING in message:
+        return Failure(f"{URL_VARIABLE} leads to a pooler that allows no transactions: {message}", POOL_TODO)
     schema = _NO_SCHEMA_PERMISSION.search(message)
     todo = failure.todo if schema is None else schema_todo(schema[1])
     return Failure(f"{failure.cause}: {message}", todo, failure.may_pass)

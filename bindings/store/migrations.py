@@ -10,7 +10,7 @@ from sqlalchemy import exc
 from bindings.errors import Busy
 from bindings.store import schema_version
 from bindings.store.database import Database
-from bindings.store.engine import UTF8, make_engine
+from bindings.store.engine import UTF8, is_pooled, make_engine
 from bindings.store.failures import RETRY_LATE_S, explain
 from bindings.store.schema import HEAD
 
@@ -26,8 +26,8 @@ def upgrade(database_url: str) -> str:
 
     Safe to repeat, and safe from several replicas at the same time: one runs them, the others wait. Nothing is run
     on a schema that is newer than this version; raises `SchemaOutOfDate` if this version cannot work on it,
-    `InvalidRequest` for the database of another program, and `Busy` with the cause if the database fails. Each
-    migration is done as a whole or not at all.
+    `InvalidRequest` for the database of another program, and if a migration is missing and the URL leads to a
+    pooler, and `Busy` with the cause if the database fails. Each migration is done as a whole or not at all.
     """
     from alembic import command
 
@@ -38,6 +38,9 @@ def upgrade(database_url: str) -> str:
     engine = make_engine(database_url)
     try:
         with engine.connect() as connection:
+            if version.revision == HEAD and is_pooled(connection):
+                schema_version.require_own_tables(connection)
+                return HEAD
             config = config_of_scripts()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")

@@ -19,7 +19,7 @@ from bindings.store.database import Database
 from bindings.store.engine import make_engine
 from bindings.store.migrations import script_directory
 from bindings.store.reserve import Replayed, Reserved
-from bindings.store.schema import HEAD
+from bindings.store.schema import HEAD, SEALED_PHONES
 from tests.migrations.test_migrations import ROW, _event, _insert, _migrate
 from tests.service.harness import APP, A, B, C, D, E, F
 from tests.store.test_reserve import request, reserve
@@ -116,6 +116,14 @@ def test_code_of_each_revision_from_0008_on_can_work_on_all_newer_ones(engine: E
     _migrate(engine, HEAD)
     later = f"SELECT readable_from FROM schema_info WHERE revision > '{FIRST_WITH_INFO}'"
     assert set(_scalars(engine, later)) == {FIRST_WITH_INFO}
+
+
+def test_code_before_the_encryption_of_phones_is_refused_on_later_revisions_too(engine: Engine) -> None:
+    _migrate(engine, SEALED_PHONES)
+    _execute(engine, "INSERT INTO account (id, scope, phone_index_key) VALUES (1, 'default', 1)")
+    _migrate(engine, HEAD)
+    protected = f"SELECT readable_from FROM schema_info WHERE revision >= '{SEALED_PHONES}'"
+    assert set(_scalars(engine, protected)) == {SEALED_PHONES}
 
 
 def _bind_again(engine: Engine, *, state: str, number: int) -> None:

@@ -26,6 +26,7 @@ from bindings.store.schema import account
 from bindings.store.schema import events as events_table
 from bindings.store.schema import holds as holds_table
 from bindings.store.schema import passes as passes_table
+from tests.faults.proxy import CommitProxy
 from tests.service.harness import in_threads, wait_for
 from tests.store.silent_server import silent_server
 
@@ -578,3 +579,19 @@ def test_password_may_have_any_character_that_ends_no_part_of_the_url(
 ) -> None:
     url = engine.driver_url(f"postgresql://{location}")
     assert (url.username, url.password, url.host or url.query["host"]) == (user, password, hosts)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(("pools", "limit"), [(False, "10s"), (True, "0")], ids=["direct", "behind a pooler"])
+def test_no_setting_of_a_session_is_left_to_other_clients_of_a_pooler(
+    postgres_url: str, *, pools: bool, limit: str
+) -> None:
+    limits: list[str] = []
+    with CommitProxy(f"{postgres_url}?sslmode=disable", pools=pools) as proxy:
+        database = Database(proxy.url)
+        database.run_outside_transaction(
+            lambda connection: limits.append(connection.execute(text("SHOW lock_timeout")).scalar_one()),
+            lock_wait="10s",
+        )
+        database.close()
+    assert limits == [limit]

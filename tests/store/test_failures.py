@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from psycopg import sql
-from sqlalchemy import text
+from sqlalchemy import exc, text
 from sqlalchemy.engine import make_url
 
 from bindings.domain.binding import Caller, EventKind
@@ -22,6 +22,7 @@ from bindings.errors import Busy, InvalidRequest, SchemaOutOfDate
 from bindings.store import events, migrations, schema_version
 from bindings.store.database import Database
 from bindings.store.deadline_connection import DeadlineConnection
+from bindings.store.failures import explain
 from bindings.store.temporary_database import name_of
 from tests.service.harness import in_threads
 from tests.store.databases import free_port
@@ -38,6 +39,7 @@ CALLER = Caller(actor="test")
 PASSWORD = "hunter2"
 MAY_PASS = [
     "08006",
+    "08P01",
     "25P03",
     "25P04",
     "40001",
@@ -108,6 +110,23 @@ def test_failure_that_will_not_pass_is_busy_after_one_attempt(postgres_url: str,
     assert attempts == [1]
     assert busy.value.todo
     assert busy.value.retry_after_s == 30
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    ("refusal", "cause", "may_pass"),
+    [
+        ("transaction blocks not allowed in statement pooling mode", "leads to a pooler that allows no tr", False),
+        ("query_wait_timeout", "the database server, or a pooler before it, ended the connection", True),
+    ],
+)
+def test_refusal_of_a_pooler_is_repeated(refusal: str, cause: str, *, may_pass: bool) -> None:
+    """The messages are those of pgbouncer, which has one SQLSTATE for all."""
+    refused = exc.OperationalError(None, None, psycopg.errors.ProtocolViolation(refusal))
+    failure = explain(refused, make_url("postgresql://"))
+    assert cause in failure.cause
+    assert refusal in failure.cause
+    assert failure.may_pass is may_pass
 
 
 def counted(before_attempt: Callable[[int], None]) -> Callable[..., DeadlineConnection]:
