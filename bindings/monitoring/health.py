@@ -30,7 +30,7 @@ from bindings.monitoring.check import Check, Level, ServiceLevel
 from bindings.monitoring.health_metrics import MAX_DOUBTS_READ, oldest_opening
 from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import ProviderPage, Refusal, Refused
-from bindings.store import account, holds, job_runs, phone_key_source, queries, schema_version
+from bindings.store import account, durability, holds, job_runs, phone_key_source, queries, schema_version
 from bindings.store.database import Database
 from bindings.store.engine import UTF8
 from bindings.store.failures import schema_todo
@@ -179,12 +179,27 @@ def _check_connection(database: Database) -> Check:
     database.check_file()
     took_ms = (time.monotonic() - start) * 1_000
     name = "PostgreSQL" if database.postgres else "SQLite"
-    observed = f"{name} answers in {took_ms:.0f} ms"
+    observed, todo = [f"{name} answers in {took_ms:.0f} ms"], []
     if database.encoding != UTF8:
-        observed = f"{observed}; its encoding is {database.encoding}: texts with other characters are refused"
-        todo = "move to a database that was created with ENCODING 'UTF8'"
-        return Check(name="database", level=Level.WARN, seen=observed, todo=todo)
-    return Check(name="database", level=Level.OK, seen=observed)
+        observed.append(f"its encoding is {database.encoding}: texts with other characters are refused")
+        todo.append("move to a database that was created with ENCODING 'UTF8'")
+    weak_settings = database.read(durability.weak_settings)
+    if weak_settings:
+        observed += [_describe_weak(setting, value) for setting, value in weak_settings.items()]
+        todo.append(f"set {', '.join(weak_settings)} to on: of server, database, role and URL the last one counts")
+    level = Level.WARN if todo else Level.OK
+    return Check(name="database", level=level, seen="; ".join(observed), todo="; ".join(todo) or None)
+
+
+def _describe_weak(setting: str, value: str) -> str:
+    """Return what a crash may do with a setting of `durability.weak_settings`."""
+    if setting == "synchronous_commit" and value == durability.OFF:
+        return "synchronous_commit is off: a crash of the server may lose the last commits"
+    if setting == "synchronous_commit":
+        return f"synchronous_commit is {value}: a standby that is promoted may lack the last commits"
+    return (
+        f"{setting} is off: unless its storage replaces it, a crash of the server's host may damage the database"
+    )
 
 
 def _schema(database: Database) -> Check:

@@ -19,7 +19,7 @@ from bindings import errors
 from bindings.clock import HostClock
 from bindings.domain.binding import Caller
 from bindings.monitoring import health
-from bindings.store import job_runs, reports
+from bindings.store import durability, job_runs, reports
 from bindings.store.schema import HEAD, deliveries, pool_levels, pools, replicas, schema_info
 from tests.service.harness import APP, POOL, A, B, Clock, account_settings, hold_answers, service_at, wait_for
 
@@ -116,6 +116,11 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 AWAY = "postgresql://nobody@127.0.0.1:9/none"
 PAIRS = [(f"91770000{number:02}", f"91770001{number:02}") for number in range(10)]
+
+
+def ignore_durability(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the settings of the tests' PostgreSQL count as those of a server that keeps its commits."""
+    monkeypatch.setattr(durability, "weak_settings", lambda _: {})
 
 
 @dataclass

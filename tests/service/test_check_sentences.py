@@ -16,8 +16,17 @@ from bindings import errors
 from bindings.monitoring import activity_checks, clock_checks, health, reconciliation_checks
 from bindings.monitoring.check import Check, Level
 from bindings.monitoring.health_metrics import health_metrics
+from bindings.store import durability
 from bindings.store.database import Database
-from tests.service.check_conditions import AWAY, PAIRS, ROOT, World, sentences_in, sentences_of_the_code
+from tests.service.check_conditions import (
+    AWAY,
+    PAIRS,
+    ROOT,
+    World,
+    ignore_durability,
+    sentences_in,
+    sentences_of_the_code,
+)
 from tests.service.harness import APP, POOL, A, B, C, D, feed_has_caught_up
 
 if TYPE_CHECKING:
@@ -103,6 +112,7 @@ WRONG_DATE = "compare this host's clock with NTP; if it is right, set BINDINGS_I
 DATE_IGNORED = "its Date header is ignored (BINDINGS_IGNORE_PROVIDER_DATE); {}"
 RECEIVERS = "`bindings webhooks list` names the receivers: check that they answer, and that a scheduler runs"
 REDELIVER = "`bindings webhooks redeliver` sends the dead ones again: run it when the receiver works"
+SET_ON = "set {} to on: of server, database, role and URL the last one counts"
 FIRST = "correct `{}` first, then check again"
 OPEN = "{}{} open, the oldest from {} ago"
 BEGAN = "the last one began {} ago, has not finished"
@@ -149,10 +159,34 @@ def wrong_setting(world: World) -> Sequence[Check]:
     "warn",
     "move to a database that was created with ENCODING 'UTF8'",
     "{} answers in {} ms",
-    "{}; its encoding is {}: texts with other characters are refused",
+    "its encoding is {}: texts with other characters are refused",
 )
 def database_in_another_encoding(world: World) -> None:
     world.monkeypatch.setattr(Database, "encoding", "LATIN1")
+
+
+@condition(
+    "database",
+    "warn",
+    "{} answers in {} ms",
+    "synchronous_commit is off: a crash of the server may lose the last commits",
+    "{} is off: unless its storage replaces it, a crash of the server's host may damage the database",
+    SET_ON,
+)
+def server_that_may_lose_commits(world: World) -> None:
+    weak = {"synchronous_commit": "off", "fsync": "off"}
+    world.monkeypatch.setattr(durability, "weak_settings", lambda _: weak)
+
+
+@condition(
+    "database",
+    "warn",
+    "{} answers in {} ms",
+    "synchronous_commit is {}: a standby that is promoted may lack the last commits",
+    SET_ON,
+)
+def standby_that_may_lack_commits(world: World) -> None:
+    world.monkeypatch.setattr(durability, "weak_settings", lambda _: {"synchronous_commit": "local"})
 
 
 @condition("database", "red", "not checked: {}")
@@ -962,6 +996,7 @@ ELSEWHERE = {
 
 @pytest.fixture
 def world(harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch) -> World:
+    ignore_durability(monkeypatch)
     return World(harness, monkeypatch)
 
 

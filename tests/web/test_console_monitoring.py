@@ -23,6 +23,7 @@ from bindings.store import reports
 from bindings.store.schema import pools
 from bindings.web.console.cells import NO_VALUE
 from bindings.web.console.check_areas import AREAS, OTHER
+from tests.service.check_conditions import ignore_durability
 from tests.service.harness import POOL, A, B, C, D, E, F, feed_has_caught_up, hold_answers, wait_for
 from tests.web.browser import Browser
 from tests.web.conftest import run
@@ -282,6 +283,7 @@ def test_overview_shows_whether_there_are_problems(
     running: Running, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(activity_checks.ACTIVITY_CHECKS, "rights")  # tests on PostgreSQL use the owner: a warning
+    ignore_durability(monkeypatch)
     service, browser = running.service, Browser(running).sign_in("auditor")
 
     def overview_page() -> str:
