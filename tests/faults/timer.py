@@ -1,8 +1,9 @@
-"""A scheduler in a process of its own, whose wall clock may jump; reports each run of the expire job.
+"""A scheduler in a process of its own, whose wall clock may jump; reports each start of the expire job.
 
 `python -m tests.faults.timer FILE FD`: FILE holds the settings as JSON, and under "wall" the file with the shift
-of the wall clock that APScheduler reads. Without "wall" the process runs under libfaketime instead. The monotonic
-clock is not changed, as a kernel does not change it. Reports go to the pipe FD: libraries print to stdout.
+of the wall clock that APScheduler reads. Without "wall" the process runs under libfaketime instead: then SQLite's
+deciding clock jumps too, and a run may end at once because that is in doubt. The monotonic clock is not changed,
+as a kernel does not change it. Reports go to the pipe FD: libraries print to stdout.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ import threading
 import time
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from bindings.jobs.maintenance import Maintenance
+from bindings.jobs.registry import EXPIRE
+from bindings.jobs.runner import JobRunner
 from bindings.scheduler import Scheduler
 from bindings.service import BindingService
 from tests.faults.clock import SharedClock
 
 if TYPE_CHECKING:
-    from bindings.jobs.expire import ExpireResult
+    from bindings.jobs.registry import JobSpec
+    from bindings.jobs.run_control import RunControl
 
 PATCHED_MODULES = (
     "apscheduler.schedulers.base",
@@ -46,13 +49,14 @@ def main() -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with BindingService.open(**settings) as service:
-        expire_due = Maintenance.expire_due
+        run = JobRunner.run
 
-        def report_and_expire(maintenance: Maintenance) -> ExpireResult:
-            report("sweep")
-            return expire_due(maintenance)
+        def report_and_run(runner: JobRunner, job: JobSpec, control: RunControl | None = None) -> Any:
+            if job is EXPIRE:
+                report("sweep")
+            return run(runner, job, control)
 
-        Maintenance.expire_due = report_and_expire  # type: ignore[method-assign, assignment]
+        JobRunner.run = report_and_run  # type: ignore[method-assign, assignment]
         with Scheduler(service) as scheduler:
             while not stop.wait(0.05):
                 for name in scheduler.stalled():
