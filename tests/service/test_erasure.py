@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import delete, text, update
+from sqlalchemy import delete, select, text, update
 
 from bindings import errors, failpoints
 from bindings.access.erasure_journal import ErasureJournal, JournalEntry
@@ -28,8 +28,10 @@ from bindings.store import holds as hold_rows
 from bindings.store.account import register_scope
 from bindings.store.schema import bindings, metadata, searches
 from bindings.store.schema import events as events_table
+from bindings.store.sessions import Search
 from bindings.webhooks.sender import body_of
-from tests.service.harness import POOL, A, B, C, D, ServiceHarness, assert_sound, feed_has_caught_up, in_threads
+from tests.service.harness import POOL, A, B, C, D, E, ServiceHarness, assert_sound, feed_has_caught_up, in_threads
+from tests.service.phone_keys import PLAIN, SEALED
 from tests.web.seed_states import DiedError, dies_at
 
 if TYPE_CHECKING:
@@ -159,6 +161,40 @@ def test_erased_person_is_in_no_row_no_query_and_no_message(
         assert word not in json.dumps(shown) + "".join(messages), word
     assert {row["phone_a"] for row in shown if row.get("id") == first.id} == {"erased"}
     assert_sound(service)
+
+
+@pytest.mark.parametrize("phones", [PLAIN, SEALED])
+def test_columns_by_which_an_erased_person_could_be_recognized_are_empty(
+    harness: ServiceHarness, eraser: BindingService
+) -> None:
+    """Also the encrypted phone, the salt, with which a hash proves a guessed phone, and keys of a failed bind."""
+    ended(harness)
+    other = harness.service.as_caller(actor="key:other", request_id=REQUEST)
+    values: dict[str, Any] = {"pool_number": POOL, "expire_s": 60, "mode": "AXB", "reference": REFERENCE}
+    of_other = other.bind(phone_a=A, phone_b=C, idempotency_key=KEY, **values)  # in `duplicate_key`
+    other.unbind(of_other.id)
+    harness.simulator.script("refuse:-22", times=1, on="bind")
+    with pytest.raises(errors.ProviderRefused):
+        other.bind(phone_a=A, phone_b=D, idempotency_key="freed", **values)
+    names = ("idempotency_key", "duplicate_key", "freed_key")
+    assert {name for row in stored_rows(harness) for name in names if row[name] is not None} == set(names)
+
+    assert erase(eraser).bindings == 3
+
+    for row in stored_rows(harness):
+        assert {name: row[name] for name in PERSONAL if row[name] is not None} == {}
+    assert {binding.phone_b for binding in harness.service.export_bindings()} == {B, C, D}
+
+
+PERSONAL = (
+    *("phone_a_sealed", "fingerprint", "reference", "request_id", "facts_salt"),
+    *("idempotency_key", "duplicate_key", "freed_key"),
+)
+
+
+def stored_rows(harness: ServiceHarness) -> list[dict[str, Any]]:
+    statement = text(f"SELECT {', '.join(PERSONAL)} FROM bindings")
+    return harness.database.read(lambda connection: [dict(row._mapping) for row in connection.execute(statement)])
 
 
 def take_exports(harness: ServiceHarness, binding: Binding) -> list[str]:
@@ -344,6 +380,31 @@ def test_more_bindings_than_a_batch_are_erased(
     assert all(harness.kinds(binding)[-1] == EventKind.ERASED for binding in made)
 
 
+def test_more_refused_binds_than_a_batch_are_deleted(
+    harness: ServiceHarness, eraser: BindingService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bindings.access.erasure.BATCH", 2)
+    bound = harness.bind(A, B)
+    for phone in (C, D, E):
+        with pytest.raises(errors.PhoneInUse):
+            harness.bind(A, phone)
+    harness.service.unbind(bound.id)
+    assert (erase(eraser).refusals, harness.service.search_refusals(phone=A).data) == (3, ())
+
+
+def test_searches_for_the_phone_are_deleted_also_as_that_of_the_other_party(
+    harness: ServiceHarness, eraser: BindingService
+) -> None:
+    save = harness.service.sessions.save_search
+    save("browser", Search(number=Phone(A)))
+    save("browser", Search(number=Phone(B), party=Phone(A)))
+    other = save("browser", Search(number=Phone(B), party=Phone(C)))
+    assert erase(eraser).searches == 2
+    assert harness.database.read(lambda connection: connection.execute(select(searches.c.id)).scalars().all()) == [
+        other
+    ]
+
+
 @pytest.mark.parametrize("point", POINTS)
 def test_erasure_that_dies_is_completed_by_the_next_one(
     harness: ServiceHarness, eraser: BindingService, journal: Path, point: str
@@ -394,6 +455,20 @@ service.erasure.erase(phone={A!r}, reason="request 17")
     assert (replayed.entries, replayed.complete, replayed.open) == (1, 0, 0)
     assert_no_words(harness)
     assert eraser.erasure.replay().complete == 1
+
+
+def test_erasure_that_dies_before_its_end_is_not_complete_because_texts_are_erased(
+    harness: ServiceHarness, eraser: BindingService, journal: Path
+) -> None:
+    """Texts without a binding have an event of their own, with the id of the erasure."""
+    take_exports(harness, ended(harness))
+    with dies_at("erase.after_batch"), pytest.raises(DiedError):
+        erase(eraser)
+    assert EventKind.ERASED in harness.all_kinds()
+    (entry,) = ErasureJournal(str(journal)).entries()
+    assert not harness.database.read(rows.is_complete, entry.id)
+    assert eraser.erasure.replay().erased == 1
+    assert harness.database.read(rows.is_complete, entry.id)
 
 
 def ids_of_holds(harness: ServiceHarness) -> set[str]:
@@ -517,6 +592,28 @@ def test_erasure_beside_a_bind_of_the_same_phone_erases_all_or_is_refused(
     (bound,) = [row for row in harness.service.search(phone=A).data if row.state is State.ACTIVE]
     assert bound.phone_b == C
     assert len(harness.service.search(phone=A).data) == (2 if raised else 1)
+
+
+def test_bind_that_comes_before_the_first_batch_leaves_the_erasure_to_a_repetition(
+    harness: ServiceHarness, eraser: BindingService
+) -> None:
+    first = ended(harness, idempotency_key=None)
+    bound: list[Binding] = []
+
+    def bind(point: str) -> None:
+        if point == "erase.after_journal":
+            bound.append(harness.bind(A, C))
+
+    failpoints.install(bind)
+    try:
+        with pytest.raises(errors.PhoneInUse) as in_use:
+            erase(eraser)
+    finally:
+        failpoints.install(None)
+    assert in_use.value.holder.id == bound[0].id
+    assert harness.service.get(first.id).phone_a == A
+    harness.service.unbind(bound[0].id)
+    assert erase(eraser).bindings == 2
 
 
 def test_triggers_refuse_the_same_changes_outside_of_an_erasure(
