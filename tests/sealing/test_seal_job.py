@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 from sqlalchemy import select
 
-from bindings import errors
+from bindings import errors, failpoints
 from bindings.jobs import seal as seal_job
 from bindings.jobs.registry import SEAL
 from bindings.jobs.runner import JobRunner
@@ -80,6 +81,62 @@ def test_two_sealers_make_one_chain(
     assert verify(harness, key).findings == ()
     numbers = harness.database.read(lambda connection: connection.execute(select(table.c.number)).scalars().all())
     assert sorted(numbers) == list(range(1, 13))
+
+
+def test_run_that_another_process_overtakes_goes_on_from_the_seal_of_that_one(
+    harness: ServiceHarness, sealer: BindingService, seal: Seal, key: SigningKey
+) -> None:
+    bound = harness.bind()
+    overtaking: list[seal_job.SealResult] = []
+
+    def overtake(point: str) -> None:
+        if point == "seal.before_insert":
+            failpoints.install(None)
+            harness.service.unbind(harness.bind(C, D).id)
+            overtaking.append(seal())
+
+    feed_has_caught_up(sealer)
+    failpoints.install(overtake)
+    try:
+        overtaken = seal(batch=1_000)
+    finally:
+        failpoints.install(None)
+    assert (overtaking[0].events, overtaken.events, overtaken.seals) == (6, 0, 0)
+    assert overtaken.head == overtaking[0].head
+    harness.service.unbind(bound.id)
+    assert seal().events == 3
+    assert verify(harness, key).findings == ()
+
+
+@pytest.mark.parametrize("database_kind", [pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True)
+def test_event_that_commits_late_is_sealed_in_its_place(
+    harness: ServiceHarness, sealer: BindingService, seal: Seal, key: SigningKey
+) -> None:
+    """Others that began later have committed: the stretch of a seal must not be closed before it."""
+    bound = harness.bind()
+    written, may_commit = threading.Event(), threading.Event()
+
+    def wait(point: str) -> None:
+        if point == "unbind.request_in_transaction":
+            written.set()
+            assert may_commit.wait(300)
+
+    feed_has_caught_up(sealer)
+    runtime = sealer.runtime
+    failpoints.install(wait)
+    late = threading.Thread(target=harness.service.unbind, args=(bound.id,), daemon=True)
+    try:
+        late.start()
+        assert written.wait(300)
+        harness.bind(C, D)
+        during = seal_job.seal_events(runtime.database, runtime.require_seal_key(), runtime.caller)
+    finally:
+        failpoints.install(None)
+        may_commit.set()
+        late.join(300)
+    assert during.events == 2
+    assert seal().events == 5, "two of the unbind, two of the later bind, and that of the first seal"
+    assert verify(harness, key).findings == ()
 
 
 def test_key_file_is_for_its_owner_and_never_overwritten(tmp_path: Path) -> None:
