@@ -237,6 +237,37 @@ def test_jump_between_two_batches_of_expire_ends_nothing_more(fault_harness: Fau
 
 
 @databases
+@jumps
+@pytest.mark.parametrize("missing", ["ghost", "doubt"])
+def test_jump_during_a_scan_ends_nothing_that_it_did_not_list(
+    fault_harness: FaultHarness, kind: str, by_s: float, missing: str
+) -> None:
+    with jumping(fault_harness, kind) as (experiment, service):
+        witness = bind(service, A, B)
+        bound = bind(service, C, D) if missing == "ghost" else bind_in_doubt(experiment, service)
+        experiment.clock.advance(400.0)  # past the age of a timestamp: absence can be proved
+        if missing == "ghost":
+            experiment.simulator.list_as(int(bound.bind_id or 0), hidden=True)
+        jump = at_fail_point("reconcile.after_second_scan", lambda: experiment.clock.jump(by_s))
+        with jump, pytest.raises(Busy):
+            service.reconcile()
+        assert service.get(bound.id) == bound
+        experiment.clock.jump(-by_s)
+        end_doubt(experiment, service)
+        result = service.reconcile()
+        assert (result.ghosts, result.absent) == ((1, 0) if missing == "ghost" else (0, 1))
+        assert service.get(witness.id).state is State.ACTIVE
+
+
+def bind_in_doubt(experiment: Experiment, service: BindingService) -> Binding:
+    """Return a binding in doubt that the provider has not made."""
+    experiment.simulator.script("reset_before", times=1, on="bind")
+    with pytest.raises(OutcomeUnknown) as unknown:
+        bind(service, C, D)
+    return service.get(unknown.value.binding.id)
+
+
+@databases
 def test_other_process_that_was_there_before_the_jump_ends_nothing(fault_harness: FaultHarness, kind: str) -> None:
     with jumping(fault_harness, kind) as (experiment, service):
         bound = bind(service, A, B)

@@ -58,6 +58,19 @@ def test_refusal_names_the_holder_and_when_to_retry_and_is_recorded(harness: Ser
     assert len(harness.service.search().data) == 1
 
 
+def test_refusal_by_two_holders_names_the_one_that_holds_longer(harness: ServiceHarness) -> None:
+    """A caller that waits for `retry_after_s` must not be refused again by a holder that was there before."""
+    shorter, longer = harness.bind(A, C, expire_s=600), harness.bind(B, D, expire_s=1_200)
+    for phone_a, phone_b in ((A, B), (B, A)):
+        with pytest.raises(errors.PhoneInUse) as in_use:
+            harness.bind(phone_a, phone_b)
+        assert in_use.value.holder.id == longer.id
+        holders = harness.service.check(phone_a=phone_a, phone_b=phone_b, mode="AXB")
+        assert [holder.id for holder in holders] == [longer.id, shorter.id]
+    harness.clock.advance(in_use.value.retry_after_s or 0)
+    assert harness.bind(A, B).state is State.ACTIVE
+
+
 def test_I4_phone_stays_held_through_the_guard_after_expiry(harness: ServiceHarness) -> None:
     binding = harness.bind(A, B, expire_s=60)
     assert binding.expires_at is not None

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import select, text
 
 from bindings import errors
+from bindings.clock import HostClock
 from bindings.domain.binding import EventKind, Reason, State
 from bindings.monitoring.activity_checks import RELEASE_WARN_S, of_releases
 from bindings.monitoring.check import Level
@@ -139,6 +140,27 @@ def test_extend_past_the_provider_end_names_the_latest_time(harness: ServiceHarn
     longest_s = int(message[1])
     assert 13_400 <= longest_s <= 13_460
     assert seconds_left(harness, harness.service.extend(binding.id, expire_s=longest_s)) == longest_s
+
+
+def test_extension_that_is_attempted_again_after_a_lost_response_is_no_refusal(
+    harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the second attempt the time asked for would end past the provider's end; the first one has moved it."""
+    service = harness.open(host_clock=HostClock(wall=harness.clock.unix, monotonic=harness.clock.unix))
+    binding = bind(harness)
+    assert binding.provider_end is not None
+    longest_s = int((binding.provider_end - harness.clock.at).total_seconds())
+    write, first_attempts = harness.database.write, []
+
+    def write_again(work: Any, **options: Any) -> Any:
+        first_attempts.append(write(work, **options))
+        harness.clock.advance(10)
+        return write(work)
+
+    monkeypatch.setattr(harness.database, "write", write_again)
+    extended = service.extend(binding.id, expire_s=longest_s)
+    assert [extended] == first_attempts
+    assert harness.kinds(binding)[-1] is EventKind.EXTENDED
 
 
 @pytest.mark.parametrize("expire_s", [0, -1, 1.5, "60", True, 259_201, None])

@@ -105,6 +105,36 @@ def test_late_success_after_a_wrong_mark_absent_is_recorded_held_and_unbound(har
     assert harness.bind(A, C).state is State.ACTIVE
 
 
+def test_I4_phones_of_a_late_success_that_the_provider_does_not_know_are_held_for_the_guard_time(
+    harness: ServiceHarness,
+) -> None:
+    """An earlier unbind of it may have lost its reply; the provider may refuse the phones for a while after it."""
+    binding = put_in_doubt(harness, "lost_reply")
+    harness.service.mark_absent(binding.id, reason="wrong")
+    (entry,) = harness.simulator.ledger
+    harness.settle_late(binding, entry)
+    harness.simulator.script("lost_reply", times=1, on="unbind")
+    assert (harness.service.recover().unbound, harness.service.recover().unbound) == (0, 1)
+    assert harness.simulator.counts.decided["unbind"]["-24"] == 1
+    with pytest.raises(errors.PhoneInUseAtProvider) as in_use:
+        harness.bind(A, C)
+    assert in_use.value.retry_after_s == harness.service.settings.guard_for(0)
+    harness.clock.at = in_use.value.holder.held_until
+    assert harness.bind(A, C).state is State.ACTIVE
+
+
+def test_row_of_a_late_success_that_is_to_be_unbound_is_no_orphan(harness: ServiceHarness) -> None:
+    binding = put_in_doubt(harness, "lost_reply")
+    harness.service.mark_absent(binding.id, reason="wrong")
+    (entry,) = harness.simulator.ledger
+    harness.settle_late(binding, entry)
+    held = harness.database.read(holds.live, "default", harness.clock())
+    harness.simulator.script("reset_before", times=1, on="unbind")
+    result = harness.service.reconcile()
+    assert (result.orphans, result.revenants, result.holds_ended) == (0, 0, 0)
+    assert harness.database.read(holds.live, "default", harness.clock()) == held
+
+
 def test_scan_after_a_wrong_mark_absent_holds_the_phones_and_names_the_doubt(harness: ServiceHarness) -> None:
     binding = put_in_doubt(harness, "lost_reply")
     harness.service.mark_absent(binding.id, reason="wrong")

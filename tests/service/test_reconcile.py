@@ -123,6 +123,56 @@ def test_hold_after_minus_35_ends_when_the_list_has_no_such_binding(harness: Ser
     assert harness.bind(A, B).state is State.ACTIVE
 
 
+def refuse_as_in_use(harness: ServiceHarness) -> None:
+    harness.simulator.script("refuse:-35", times=1, on="bind")
+    with pytest.raises(errors.PhoneInUseAtProvider):
+        harness.bind(A, B)
+
+
+def test_expired_row_does_not_explain_a_hold_after_minus_35(harness: ServiceHarness) -> None:
+    harness.simulator.change(list_expired=True)
+    harness.simulator.add_foreign_binding(phone_a=A, phone_b=B, app_id=APP, expire_s=60)
+    harness.clock.advance(3_600)
+    harness.bind(E, F)
+    harness.clock.advance(10)
+    refuse_as_in_use(harness)
+    harness.clock.advance(51)
+    assert harness.service.reconcile().holds_ended == 2
+    assert harness.bind(A, B).state is State.ACTIVE
+
+
+def test_hold_after_minus_35_that_was_denied_before_outlasts_the_lists(harness: ServiceHarness) -> None:
+    """The provider refuses again what no list shows: what holds the phone is in none that can be read."""
+    harness.bind(E, F)
+    harness.clock.advance(10)
+    refuse_as_in_use(harness)
+    harness.clock.advance(51)
+    assert harness.service.reconcile().holds_ended == 2
+    refuse_as_in_use(harness)
+    assert harness.service.reconcile().holds_ended == 0
+    with pytest.raises(errors.PhoneInUseAtProvider) as in_use:
+        harness.bind(A, B)
+    assert in_use.value.retry_after_s == 120
+
+
+def test_I2_row_of_a_late_list_is_not_taken_for_the_doubt_that_came_after_its_unbind(
+    harness: ServiceHarness,
+) -> None:
+    """Both have the pair, the mode and, to the second, the end; the doubt was never made."""
+    harness.simulator.change(list_lag_s=55.0)
+    first = harness.bind(A, B)
+    harness.clock.advance(1)
+    harness.service.unbind(first.id)
+    harness.simulator.script("reset_before", times=1, on="bind")
+    with pytest.raises(errors.OutcomeUnknown) as unknown:
+        harness.bind(A, B)
+    harness.clock.advance(50)
+    harness.service.recover()
+    result = harness.service.reconcile()
+    assert (result.adopted, result.orphans, result.revenants) == (0, 0, 0)
+    assert harness.service.get(unknown.value.binding.id).state is State.IN_DOUBT
+
+
 def test_I6_earlier_end_at_the_provider_moves_expires_at_forward(harness: ServiceHarness) -> None:
     binding, _ = harness.bind(A, B), harness.bind(C, D)
     ledger = harness.simulator.ledger

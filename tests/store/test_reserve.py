@@ -382,6 +382,22 @@ def test_I2_repeated_late_success_writes_one_event(database: Database) -> None:
     assert kinds(database, intent).count(EventKind.LATE_SUCCESS) == 1
 
 
+def test_hold_that_two_processes_end_is_ended_once(database: Database, clock: Clock) -> None:
+    intent = reserved(database, request())
+    fail(database, intent)
+    database.write(lambda tx: settle.settle_success(tx, intent, success("77"), CALLER))
+    read_by_both = database.read(holds.live, "default", clock())
+
+    def end() -> int:
+        return database.write(lambda tx: holds.end_holds(tx, CALLER, read_by_both, reason="unbound"))
+
+    assert end() == 2
+    ended = database.read(holds.of_phone, intent.phone_a)
+    clock.advance(60)
+    assert end() == 0
+    assert database.read(holds.of_phone, intent.phone_a) == ended
+
+
 def test_I2_second_success_for_an_active_binding_becomes_a_hold(database: Database) -> None:
     intent = reserved(database, request())
     database.write(lambda tx: settle.settle_success(tx, intent, success("1002"), CALLER))

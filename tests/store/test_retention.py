@@ -164,6 +164,24 @@ def test_deletion_is_recorded_with_its_limit_before_the_rows_go(
     assert sum(limit.get("events", 0) for limit in of_this_day) == deleted
 
 
+def test_mark_of_a_slower_process_does_not_bring_deleted_events_back(years: Years) -> None:
+    """Two replicas delete: the one that began first may write its mark last."""
+    limit = years.database.write(lambda tx: retention.set_limit(tx, KEEP_DAYS, CALLER))
+    columns = select(account_table.c.gone_tx, account_table.c.gone_position)
+
+    def mark(last: tuple[int, int]) -> tuple[int, int]:
+        years.database.write(lambda tx: retention.mark_events(tx, limit, CALLER, last=last, count=1))
+        return tuple(years.database.read(lambda connection: connection.execute(columns).one()))
+
+    tx = 7 if years.database.postgres else 0
+    assert mark((tx, 70)) == (tx, 70)
+    recorded = _limits(years)
+    for earlier in ((tx, 70), (tx, 69), (tx - 1, 71)):
+        assert mark(earlier) == (tx, 70)
+    assert _limits(years) == recorded
+    assert mark((tx, 71)) == (tx, 71)
+
+
 def test_limit_moves_once_a_day_and_each_move_is_an_event(years: Years) -> None:
     years.ended()
     years.later(KEEP_DAYS + 1)
