@@ -7,6 +7,7 @@ both, so both become a hold until the end that the list shows; the binding that 
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -16,6 +17,7 @@ from bindings.domain.hold import HoldReason
 from bindings.errors import BindingsError
 from bindings.failpoints import hit
 from bindings.jobs import reconcile_context, scan_evidence
+from bindings.lifecycle.unbind import call_provider, unbind_each
 from bindings.provider.outcome import UnbindSucceeded
 from bindings.store import holds, queries
 from bindings.store.reserve import find_holding_rows
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from bindings.domain.phone import Phone
     from bindings.jobs.provider_scan import Scan
     from bindings.jobs.reconcile_context import Findings, ReconcileContext
-    from bindings.provider.outcome import ProviderBinding
+    from bindings.provider.outcome import ProviderBinding, UnbindOutcome
     from bindings.store.database import Transaction
 
 
@@ -98,7 +100,11 @@ def rows_of_other_pairs(rows: Iterable[tuple[ProviderBinding, Binding]]) -> Iter
 
 
 def hold_live_rows(context: ReconcileContext, live_rows: Iterable[LiveRow], findings: Findings) -> None:
-    """Act on live rows as BINDINGS_ON_ORPHAN says, in batches, and record the cases that are new."""
+    """Act on live rows as BINDINGS_ON_ORPHAN says, in batches, and record the cases that are new.
+
+    All are held before the first is released: the calls of the provider may take long.
+    """
+    to_release: list[LiveRow] = []
     for batch in context.control.work_through(_batches(live_rows)):
         for live_row in _new_in(context, batch, findings):
             revenant = live_row.case == "revenants"
@@ -111,6 +117,9 @@ def hold_live_rows(context: ReconcileContext, live_rows: Iterable[LiveRow], find
                 origin_id=None if revenant else live_row.origin_id,
                 ends_at=live_row.row.ends_at,
             )
+        to_release += [live_row for live_row in batch if _action(context, live_row) == "release"]
+    if to_release and not context.dry_run:
+        _release_all(context, to_release, findings)
 
 
 def _batches(live_rows: Iterable[LiveRow]) -> Iterator[list[LiveRow]]:
@@ -120,7 +129,7 @@ def _batches(live_rows: Iterable[LiveRow]) -> Iterator[list[LiveRow]]:
 
 
 def _new_in(context: ReconcileContext, batch: list[LiveRow], findings: Findings) -> list[LiveRow]:
-    """Hold or release the rows of a batch as the setting says; return those that are new cases."""
+    """Hold the rows of a batch unless they are only to be observed; return those that are new cases."""
     action = context.actions.orphan
     if action == "observe":
         return batch
@@ -128,12 +137,7 @@ def _new_in(context: ReconcileContext, batch: list[LiveRow], findings: Findings)
         if action == "hold":
             findings.would_hold |= {phone.key for live_row in batch for phone in live_row.phones}
         return _would_hold(context, batch)
-    new_rows = _hold_batch(context, batch, findings)
-    for live_row in context.control.work_through(batch):
-        if _action(context, live_row) == "release":
-            with findings.isolate("release", live_row.app_id, bind_id=live_row.row.bind_id):
-                _release(context, live_row.row.bind_id, live_row.app_id)
-    return new_rows
+    return _hold_batch(context, batch, findings)
 
 
 def _would_hold(context: ReconcileContext, batch: list[LiveRow]) -> list[LiveRow]:
@@ -251,15 +255,34 @@ def _held_until(context: ReconcileContext, live_row: LiveRow, now: datetime) -> 
     return ends_at + context.tolerance.hold_error + context.guard_after(ends_at, now)
 
 
-def _release(context: ReconcileContext, bind_id: str, app_id: str) -> None:
-    """Unbind at the provider what is held, and end its holds if that is confirmed.
+def _release_all(context: ReconcileContext, live_rows: list[LiveRow], findings: Findings) -> None:
+    """Release what is held of these rows within the budget of unbinds; the next reconciliation continues.
+
+    In random order, so that a few that stay unclear do not keep others from their turn.
+    """
+    holds_by_id: dict[tuple[str, str | None], list[holds.Hold]] = {}
+    for hold in context.live_holds(None):
+        holds_by_id.setdefault((hold.app_id, hold.bind_id), []).append(hold)
+
+    def release(live_row: LiveRow) -> tuple[LiveRow, UnbindOutcome | None]:
+        outcome = None
+        with findings.isolate("release", live_row.app_id, bind_id=live_row.row.bind_id):
+            outcome = _release(context, live_row, holds_by_id.get((live_row.app_id, live_row.row.bind_id), []))
+        return live_row, outcome
+
+    random.shuffle(live_rows)
+    unbind_each(context.runtime, context.control.work_through(live_rows), release)
+
+
+def _release(context: ReconcileContext, live_row: LiveRow, live_holds: list[holds.Hold]) -> UnbindOutcome | None:
+    """Unbind at the provider what is held, end its holds if that is confirmed, and return the provider's answer.
 
     If the provider does not know it, its list and this answer disagree: a later scan decides.
     """
+    if not live_holds:
+        return None
     runtime = context.runtime
-    released = [hold for hold in context.live_holds(app_id) if hold.bind_id == bind_id]
-    if not released:
-        return
-    outcome = context.client.unbind(app_id=app_id, bind_id=bind_id)
+    outcome = call_provider(context.client, app_id=live_row.app_id, bind_id=live_row.row.bind_id)
     if isinstance(outcome, UnbindSucceeded):
-        runtime.database.write(lambda tx: holds.end_holds(tx, runtime.caller, released, reason="released"))
+        runtime.database.write(lambda tx: holds.end_holds(tx, runtime.caller, live_holds, reason="released"))
+    return outcome

@@ -15,7 +15,7 @@ from bindings.domain.hold import HoldReason
 from bindings.errors import ClockInDoubt
 from bindings.failpoints import hit
 from bindings.jobs.run_control import UNSTOPPED, RunControl
-from bindings.lifecycle.unbind import finish_unbind, release, unbind_each
+from bindings.lifecycle.unbind import call_provider, finish_unbind, release, unbind_each
 from bindings.provider.outcome import UnbindNotFound, UnbindSucceeded
 from bindings.store import expiry, holds, queries, settle
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from bindings.lifecycle.runtime import Runtime
     from bindings.provider.client import ProviderClient
+    from bindings.provider.outcome import UnbindOutcome
     from bindings.store.database import Transaction
 
 BATCH = 500
@@ -135,15 +136,19 @@ def _release_late_successes(runtime: Runtime, control: RunControl, client: Provi
     """Unbind what the provider made for bindings that had ended here, and end its holds."""
     now = runtime.clocks.trusted_instant(runtime.database.clock())
     live = runtime.database.read(holds.live, runtime.settings.scope, now)
-    late = {(hold.app_id, str(hold.bind_id)) for hold in live if hold.why is HoldReason.LATE_SUCCESS}
-    released = 0
-    for app_id, bind_id in control.work_through(sorted(late)):
-        outcome = client.unbind(app_id=app_id, bind_id=bind_id)
+    late = list({(hold.app_id, str(hold.bind_id)) for hold in live if hold.why is HoldReason.LATE_SUCCESS})
+    random.shuffle(late)
+
+    def unbind_late(app_and_bind_id: tuple[str, str]) -> tuple[tuple[str, str], UnbindOutcome]:
+        app_id, bind_id = app_and_bind_id
+        outcome = call_provider(client, app_id=app_id, bind_id=bind_id)
         if isinstance(outcome, UnbindSucceeded | UnbindNotFound):
-            matching = [hold for hold in live if (hold.app_id, hold.bind_id) == (app_id, bind_id)]
+            matching = [hold for hold in live if (hold.app_id, hold.bind_id) == app_and_bind_id]
             guard_s = runtime.settings.guard_for(0) if isinstance(outcome, UnbindNotFound) else 0.0
             runtime.database.write(
                 partial(holds.end_holds, caller=runtime.caller, holds=matching, reason="unbound", guard_s=guard_s)
             )
-            released += 1
-    return released, len(late) - released
+        return app_and_bind_id, outcome
+
+    ended = unbind_each(runtime, control.work_through(late), unbind_late)
+    return len(ended), len(late) - len(ended)

@@ -234,7 +234,7 @@ def _end_predecessor(runtime: Runtime, client: ProviderClient, takeover: _Takeov
             known_end = _known_end(runtime, current)
             if known_end is not None:
                 return known_end
-        outcome = call_provider(client, current)
+        outcome = call_provider(client, app_id=current.app_id, bind_id=str(current.bind_id))
         hit("replace.after_unbind")
         if isinstance(outcome, UnbindSucceeded | UnbindNotFound):
             reason, guard_s = confirmation(runtime, current, outcome)

@@ -9,7 +9,7 @@ alive (a revenant). The binding stays as it is, and its phones are free. No SQL 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, TypeVar, assert_never
 
 from bindings import errors
 from bindings.domain.binding import Reason, State
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from bindings.provider.client import ProviderClient
     from bindings.provider.outcome import UnbindOutcome
     from bindings.store.database import Transaction
+
+Item = TypeVar("Item")
 
 RETRY_AFTER_S = 2
 UNBIND_BUDGET_S = 20.0  # a run must not last forever against a slow provider; the next run continues
@@ -109,7 +111,7 @@ def _end_at_provider(runtime: Runtime, client: ProviderClient, binding: Binding)
     held = runtime.database.read(holds.of_ended_binding, binding, now)
     if not held:
         return binding
-    outcome = client.unbind(app_id=binding.app_id, bind_id=binding.bind_id)
+    outcome = call_provider(client, app_id=binding.app_id, bind_id=binding.bind_id)
     match outcome:
         case UnbindSucceeded():
             guard_s = 0.0
@@ -135,7 +137,7 @@ def finish_unbind(
     Sends the binding's own app_id: for another one the provider may deny a live binding. Without a clear answer
     the binding is returned as it was, to be tried again. Safe to repeat.
     """
-    outcome = call_provider(client, binding)
+    outcome = call_provider(client, app_id=binding.app_id, bind_id=str(binding.bind_id))
     hit("unbind.after_answer")
     if not isinstance(outcome, UnbindSucceeded | UnbindNotFound):
         return binding, outcome
@@ -159,12 +161,12 @@ def finish_unbind(
     return settled, outcome
 
 
-def call_provider(client: ProviderClient, binding: Binding) -> UnbindOutcome:
+def call_provider(client: ProviderClient, *, app_id: str, bind_id: str) -> UnbindOutcome:
     """Ask the provider to end a binding, a second time if it refuses the timestamp, and return its answer."""
-    outcome = client.unbind(app_id=binding.app_id, bind_id=str(binding.bind_id))
+    outcome = client.unbind(app_id=app_id, bind_id=bind_id)
     if isinstance(outcome, Refused) and outcome.refusal is Refusal.CLOCK:
         # Now the provider's clock is known, and the timestamp of a second call follows it.
-        outcome = client.unbind(app_id=binding.app_id, bind_id=str(binding.bind_id))
+        outcome = client.unbind(app_id=app_id, bind_id=bind_id)
     return outcome
 
 
@@ -180,25 +182,26 @@ def confirmation(
 
 def unbind_each(
     runtime: Runtime,
-    open_bindings: Iterable[Binding],
-    unbind_one: Callable[[Binding], tuple[Binding, UnbindOutcome | NotRecorded]],
-) -> list[Binding]:
+    items: Iterable[Item],
+    unbind_one: Callable[[Item], tuple[Item, UnbindOutcome | NotRecorded | None]],
+) -> list[Item]:
     """Unbind these within the budget, and return those for which the answer was clear, as they are now.
 
-    Ends early if the provider cannot be reached or refuses the account: none of the others could be unbound.
+    `unbind_one` returns an item as it is now, and the provider's answer: None if no call was needed. Ends early if
+    the provider cannot be reached or refuses the account: none of the others could be unbound.
     """
     deadline = runtime.clock.monotonic() + UNBIND_BUDGET_S
-    ended: list[Binding] = []
-    for binding in open_bindings:
+    ended: list[Item] = []
+    for item in items:
         if runtime.clock.monotonic() > deadline:
             break
-        current, outcome = unbind_one(binding)
+        current, outcome = unbind_one(item)
         match outcome:
             case UnbindSucceeded() | UnbindNotFound():
                 ended.append(current)
             case NotSent() | Refused(refusal=Refusal.ACCOUNT | Refusal.CLOCK):
                 break
-            case Unknown() | Refused() | NotRecorded():
+            case Unknown() | Refused() | NotRecorded() | None:
                 pass
     return ended
 

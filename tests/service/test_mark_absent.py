@@ -22,10 +22,16 @@ if TYPE_CHECKING:
 REASON = "the provider's console shows no such pair, ticket 4711"
 
 
-def put_in_doubt(harness: ServiceHarness, fault: str = "reset_before", *, age_s: float = 400) -> Binding:
+def put_in_doubt(
+    harness: ServiceHarness,
+    fault: str = "reset_before",
+    *,
+    age_s: float = 400,
+    phones: tuple[str, str] = (A, B),
+) -> Binding:
     harness.simulator.script(fault, times=1, on="bind")
     with pytest.raises(errors.OutcomeUnknown) as excinfo:
-        harness.bind(A, B)
+        harness.bind(*phones)
     harness.clock.advance(age_s)
     return excinfo.value.binding
 
@@ -133,6 +139,21 @@ def test_row_of_a_late_success_that_is_to_be_unbound_is_no_orphan(harness: Servi
     result = harness.service.reconcile()
     assert (result.orphans, result.revenants, result.holds_ended) == (0, 0, 0)
     assert harness.database.read(holds.live, "default", harness.clock()) == held
+
+
+def test_unbinds_of_late_successes_end_with_the_first_that_the_provider_refuses_to_the_account(
+    harness: ServiceHarness,
+) -> None:
+    for phones in ((A, B), (C, D), (E, F)):
+        late = put_in_doubt(harness, "lost_reply", phones=phones)
+        harness.service.mark_absent(late.id, reason="wrong")
+        harness.settle_late(late, list(harness.simulator.ledger)[-1])
+    harness.simulator.script("refuse:-1", rate=1.0, on="unbind")
+    assert harness.service.recover().still_unclear == 3
+    assert harness.simulator.counts.received["unbind"] == 1
+    harness.simulator.clear_faults()
+    counts = harness.service.recover()
+    assert (counts.unbound, counts.still_unclear) == (3, 0)
 
 
 def test_scan_after_a_wrong_mark_absent_holds_the_phones_and_names_the_doubt(harness: ServiceHarness) -> None:

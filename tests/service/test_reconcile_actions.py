@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 from sqlalchemy import text, update
 
 from bindings import errors
 from bindings.domain.binding import State
+from bindings.lifecycle import unbind as unbind_calls
 from bindings.store import account
 from bindings.store.failures import ConstraintViolated
 from bindings.store.schema import account as account_table
-from tests.service.harness import APP, A, B, C, D
+from tests.service.harness import APP, A, B, C, D, E, F
 
 if TYPE_CHECKING:
     from bindings.store.database import Transaction
@@ -47,6 +49,41 @@ def test_observed_orphan_is_not_held_and_released_orphan_is_unbound(harness: Ser
     assert entry is not None
     assert entry.unbound_at is not None
     assert releaser.check(phone_a=C, phone_b=A, mode="AXB") == []
+
+
+def test_releases_of_orphans_end_with_the_first_that_the_provider_refuses_to_the_account(
+    harness: ServiceHarness,
+) -> None:
+    releaser = harness.open(on_orphan="release")
+    for phones in ((A, B), (C, D), (E, F)):
+        harness.simulator.add_foreign_binding(phone_a=phones[0], phone_b=phones[1], app_id=APP, expire_s=3_600)
+    harness.simulator.script("refuse:-1", rate=1.0, on="unbind")
+    assert releaser.reconcile().orphans == 3
+    assert harness.simulator.counts.received["unbind"] == 1
+    assert all(releaser.check(phone_a=phone, phone_b="91880677", mode="AXB") for phone in (A, B, C, D, E, F))
+    harness.simulator.clear_faults()
+    releaser.reconcile()
+    assert harness.simulator.ledger.live(harness.simulator.now()) == ()
+
+
+def test_releases_of_orphans_have_a_budget_of_time_and_the_next_scan_continues(harness: ServiceHarness) -> None:
+    releaser = harness.open(on_orphan="release")
+    for phones in ((A, B), (C, D)):
+        harness.simulator.add_foreign_binding(phone_a=phones[0], phone_b=phones[1], app_id=APP, expire_s=3_600)
+    with mock.patch.object(unbind_calls, "UNBIND_BUDGET_S", -1.0):
+        releaser.reconcile()
+    assert "unbind" not in harness.simulator.counts.received
+    releaser.reconcile()
+    assert harness.simulator.counts.received["unbind"] == 2
+    assert harness.simulator.ledger.live(harness.simulator.now()) == ()
+
+
+def test_release_of_an_orphan_is_repeated_when_the_provider_refuses_the_timestamp(harness: ServiceHarness) -> None:
+    releaser = harness.open(on_orphan="release")
+    harness.simulator.add_foreign_binding(phone_a=C, phone_b=D, app_id=APP, expire_s=3_600)
+    harness.simulator.script("refuse:-16", times=1, on="unbind")
+    releaser.reconcile()
+    assert harness.simulator.ledger.live(harness.simulator.now()) == ()
 
 
 def test_observed_ghost_stays_active(harness: ServiceHarness) -> None:
