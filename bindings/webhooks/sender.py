@@ -153,16 +153,10 @@ def _target(database: Database, webhook_id: str) -> Target:
 
 
 def prune(database: Database) -> int:
-    """Delete deliveries that were delivered 7 days ago or given up 30 days ago, and return how many."""
-
-    def work(tx: Transaction) -> int:
-        return deliveries.prune(tx, delivered_s=DELIVERED_KEPT_S, dead_s=DEAD_KEPT_S, limit=PRUNED)
-
-    total = count = database.write(work)
-    while count == PRUNED:
-        count = database.write(work)
-        total += count
-    return total
+    """Delete up to `PRUNED` deliveries that were delivered 7 days ago or given up 30 days ago; return how many."""
+    return database.write(
+        lambda tx: deliveries.prune(tx, delivered_s=DELIVERED_KEPT_S, dead_s=DEAD_KEPT_S, limit=PRUNED)
+    )
 
 
 class WebhookSender:
@@ -192,8 +186,8 @@ class WebhookSender:
         """
         self._process.check("this webhook sender", "make a new one in this process")
         now = time.monotonic()
-        if now >= self._prune_at:
-            prune(self._database)
+        # One batch in a run: nothing is sent meanwhile. While a batch is full, the next run deletes another.
+        if now >= self._prune_at and prune(self._database) < PRUNED:
             self._prune_at = now + PRUNE_INTERVAL_S
         due_at = self._due_at(self._database.clock())
         with_work = self._database.read(

@@ -437,6 +437,23 @@ def test_delivered_is_deleted_after_a_week_and_dead_after_a_month(
     assert deliver_all(harness) == DeliverResult(), "deleted deliveries are not created again"
 
 
+def test_run_deletes_one_batch_of_old_deliveries_and_the_next_run_continues(
+    harness: ServiceHarness, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created = add_webhook(harness, receiver)
+    harness.bind(A, B)
+    deliver_all(harness)
+    count = len(states(harness, created))
+    harness.clock.advance(8 * DAY_S)
+    monkeypatch.setattr(sending, "PRUNED", 1)
+    left = []
+    with WebhookSender(harness.service.runtime) as sender:
+        for _ in range(count):
+            sender.run(wait_s=None)
+            left.append(len(states(harness, created)))
+    assert left == list(range(count - 1, -1, -1))
+
+
 # Secrets.
 
 
