@@ -30,6 +30,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -93,6 +95,16 @@ class Unknown:
     status: str | None = None
     http_status: int | None = None
     sent: float | None = None
+
+
+def parse_date(header: str | None) -> float | None:
+    """Return the instant of a header with an HTTP date in Unix seconds; None if there is none in it."""
+    try:
+        date = parsedate_to_datetime(header or "")
+        # A date without a zone, or with -0000, gives a naive value; HTTP dates are always UTC.
+        return (date.replace(tzinfo=UTC) if date.tzinfo is None else date).timestamp()
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
 
 
 class Phase(StrEnum):

@@ -8,10 +8,9 @@ host's clock, a -16 disproves it. The classification of responses belongs to `cl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
+from bindings.http_transport import parse_date
 from bindings.provider import statuses
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ class ProviderClock:
 
     def _measure(self, reply: Reply) -> _Skew | None:
         """Return the skew by a Date header, or None without a usable one; one with an Age comes from a cache."""
-        provider_time = None if self.ignore_date or reply.age is not None else _parse_date(reply.date)
+        provider_time = None if self.ignore_date or reply.age is not None else parse_date(reply.date)
         if provider_time is None:
             return None
         now = self._monotonic()
@@ -131,13 +130,3 @@ class ProviderClock:
         skew = _Skew(seconds=provider_time + 0.5 - (self._wall() - half), error=0.5 + half, measured_at=now)
         self._measured = skew
         return skew
-
-
-def _parse_date(header: str | None) -> float | None:
-    """Return the instant of a Date header in Unix seconds; None if there is none or it cannot be parsed."""
-    try:
-        date = parsedate_to_datetime(header or "")
-        # "-0000" gives a naive value; HTTP dates are always UTC.
-        return (date.replace(tzinfo=UTC) if date.tzinfo is None else date).timestamp()
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None

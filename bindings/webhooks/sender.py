@@ -19,7 +19,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from uuid_utils import uuid7
@@ -407,13 +406,10 @@ def _headers(secrets: Sequence[str], message_id: str, body: bytes) -> dict[str, 
 
 def _retry_after_s(header: str | None) -> float | None:
     """Return the seconds of a Retry-After header, a number or a date; None if it is missing or malformed."""
-    if header is None:
-        return None
-    try:
-        seconds = float(header) if header.isdecimal() else parsedate_to_datetime(header).timestamp() - time.time()
-    except (ValueError, OverflowError):
-        return None
-    return min(max(seconds, 0.0), MAX_WAIT_S)
+    if header is not None and header.isdecimal():
+        return min(float(header), MAX_WAIT_S)
+    retry_at = http_transport.parse_date(header)
+    return None if retry_at is None else min(max(retry_at - time.time(), 0.0), MAX_WAIT_S)
 
 
 def type_of(kind: str) -> str:

@@ -10,9 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -308,8 +308,23 @@ def test_retry_after_in_seconds_is_respected(
     assert only(harness, created).next_at == harness.clock.at + timedelta(seconds=seconds)
 
 
-def test_retry_after_as_a_date_is_respected(harness: ServiceHarness, receiver: Receiver) -> None:
-    date = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+@pytest.fixture
+def _zone_of_india(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    "form", ["%a, %d %b %Y %H:%M:%S GMT", "%a, %d %b %Y %H:%M:%S -0000", "%A, %d-%b-%y %H:%M:%S GMT", "%c"]
+)
+@pytest.mark.usefixtures("_zone_of_india")
+def test_retry_after_as_a_date_is_in_utc_whatever_the_zone_of_this_host(
+    harness: ServiceHarness, receiver: Receiver, form: str
+) -> None:
+    date = (datetime.now(UTC) + timedelta(hours=1)).strftime(form)
     receiver.answers = lambda _: Reply(status=429, headers={"Retry-After": date})
     created = add_webhook(harness, receiver, "activated")
     harness.bind()
