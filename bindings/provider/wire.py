@@ -166,8 +166,8 @@ def read_bind(body: bytes) -> BindRequest:
     if number not in MODES:
         raise Malformed(f"{BIZ_TYPE} is neither 1 nor 2")
     return BindRequest(
-        phone_a=_phone(fields, PHONE_A),
-        phone_b=_phone(fields, PHONE_B),
+        phone_a=_phone(_string(fields, PHONE_A), PHONE_A),
+        phone_b=_phone(_string(fields, PHONE_B), PHONE_B),
         pool_number=_string(fields, POOL_NUMBER),
         expire_s=_integer(fields, EXPIRE_S),
         mode=MODES[number],
@@ -408,16 +408,14 @@ def _integer(fields: dict[str, Any], name: str) -> int:
     return value
 
 
-def _phone(fields: dict[str, Any], name: str) -> Phone:
+def _phone(text: str, name: str) -> Phone:
     try:
-        return Phone(_text(fields, name))
-    except Malformed:
-        raise
+        return Phone(text)
     except ValueError:
         raise Malformed(f"{name} is not a phone number") from None
 
 
 def _listed_phone(fields: dict[str, Any], name: str) -> Phone:
     """Return the phone of a row; 00 before its country code, which never begins with 0, is no part of it."""
-    phone = _phone(fields, name)
+    phone = _phone(_text(fields, name), name)
     return Phone(phone.digits[2:]) if re.match(r"00[1-9]", phone.digits) else phone

@@ -85,6 +85,9 @@ def test_each_of_the_six_fields_is_required(simulator: Simulator, missing: str) 
         (wire.PHONE_A, "9" * 21),
         (wire.PHONE_A, "9188****01"),
         (wire.PHONE_A, B),
+        (wire.PHONE_A, int(A)),
+        (wire.PHONE_B, int(B)),
+        (wire.PHONE_B, "4915112345678"),
         (wire.PHONE_B, "918"),
         (wire.PHONE_B, "9" * 21),
         (wire.POOL_NUMBER, ""),
@@ -102,6 +105,10 @@ def test_a_field_out_of_bounds_is_a_parameter_error(simulator: Simulator, field:
     fields = json.loads(SAMPLE) | {field: value}
     assert send(simulator, wire.BIND_PATH, json.dumps(fields).encode()).status == "-22"
     assert len(simulator.ledger) == 0
+
+
+def test_country_codes_are_compared_only_if_both_phones_have_one(simulator: Simulator) -> None:
+    assert bind(simulator, "2101234567", B).status == "0"
 
 
 @pytest.mark.parametrize("expire_s", [1, 259_200])

@@ -325,6 +325,7 @@ def _within_bounds(request: ProviderRequest) -> bool:
             return (
                 len(request.phone_b.digits) >= MIN_DIGITS_B
                 and request.phone_a != request.phone_b
+                and _share_country_code(request)
                 and len(request.pool_number) <= MAX_POOL_NUMBER_LENGTH
                 and 1 <= request.expire_s <= MAX_EXPIRE_S
             )
@@ -334,6 +335,12 @@ def _within_bounds(request: ProviderRequest) -> bool:
             return request.current >= 1 and 1 <= request.size <= MAX_PAGE_SIZE
         case _:
             assert_never(request)
+
+
+def _share_country_code(request: BindRequest) -> bool:
+    """Return whether the phones have one country code, as far as both are international numbers."""
+    codes = request.phone_a.country_code(), request.phone_b.country_code()
+    return None in codes or codes[0] == codes[1]
 
 
 def _provider_binding(entry: Entry) -> ProviderBinding:
