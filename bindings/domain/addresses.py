@@ -23,6 +23,15 @@ _CREDENTIAL_SERVICES = frozenset(
 )
 
 
+def parse(text: str) -> _Address:
+    """Return an IP address; of one of IPv4 that is written as IPv6 (::ffff:192.0.2.1) that of IPv4.
+
+    Raises `ValueError` for any other text.
+    """
+    address = ipaddress.ip_address(text)
+    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address
+
+
 def is_loopback(host: str) -> bool:
     """Return whether an address, or the name localhost, is reachable from this host only."""
     try:

@@ -7,9 +7,9 @@ a list of forwarders the last one that is not a trusted proxy counts.
 
 from __future__ import annotations
 
-import ipaddress
 from typing import TYPE_CHECKING, Any
 
+from bindings.domain import addresses
 from bindings.domain.addresses import is_loopback
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class TrustedProxies:
     def trust(self, address: str) -> bool:
         """Return whether a connection from this address is one of the proxies."""
         try:
-            parsed = ipaddress.ip_address(address)
+            parsed = addresses.parse(address)
         except ValueError:
             return False
         return any(parsed in network for network in self._networks)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import ipaddress
 import time
 
+from bindings.domain import addresses
+
 ATTEMPTS = 10  # a burst from one address, then one more every six seconds
 ATTEMPTS_PER_S = 1 / 6
 ATTEMPTS_OVERALL = 100
@@ -67,7 +69,7 @@ class AttemptLimiter:
 def _site(address: str) -> str:
     """Return the address, or for IPv6 its network: one client has many addresses of it."""
     try:
-        parsed = ipaddress.ip_address(address)
+        parsed = addresses.parse(address)
     except ValueError:
         return "unknown"
     if isinstance(parsed, ipaddress.IPv4Address):

@@ -216,3 +216,5 @@ def test_client_address_is_the_last_forwarded_one_that_is_not_a_trusted_proxy(ru
     assert proxies.address({"client": ("10.0.0.1", 1), "headers": forwarded}) == "5.6.7.8"
     assert proxies.address({"client": ("9.9.9.9", 1), "headers": forwarded}) == "9.9.9.9"
     assert proxies.address({"client": ("10.0.0.1", 1), "headers": []}) == "10.0.0.1"
+    of_both_protocols = [(b"x-forwarded-for", b"5.6.7.8, ::ffff:10.0.0.2")]
+    assert proxies.address({"client": ("10.0.0.1", 1), "headers": of_both_protocols}) == "5.6.7.8"

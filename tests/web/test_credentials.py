@@ -57,7 +57,11 @@ def test_requests_with_unknown_keys_are_limited_by_address(running: Running) -> 
     assert (answers[-1].json()["code"], answers[-1].headers["Retry-After"]) == ("rate-limited", "6")
     assert running.get("/v1/bindings", good).status_code == 200
     running.app_state.proxies = TrustedProxies((ip_network("127.0.0.0/8"),))
-    assert running.get("/v1/bindings", unknown_key() | {"X-Forwarded-For": "203.0.113.7"}).status_code == 401
+    for address in ("203.0.113.7", "2001:db8:1::7", "::ffff:203.0.113.8", "::ffff:203.0.113.9"):
+        forwarded = [
+            running.get("/v1/bindings", unknown_key() | {"X-Forwarded-For": address}) for _ in range(ATTEMPTS + 1)
+        ]
+        assert [answer.status_code for answer in forwarded] == [401] * ATTEMPTS + [429]
 
 
 def test_flood_of_unknown_keys_costs_few_queries_and_delays_no_valid_key(
