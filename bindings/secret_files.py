@@ -1,13 +1,10 @@
-"""Files with secrets: create one for its owner only, and see whether other users may use one."""
+"""Files with secrets: create one for its owner only, read one, and see whether other users may use it."""
 
 from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
 
 
 def mode_for_others(status: os.stat_result) -> str | None:
@@ -25,8 +22,21 @@ def mode_for_others(status: os.stat_result) -> str | None:
     return f"{mode:04o}" if mode & barred else None
 
 
+def read(path: str | Path, *, max_bytes: int) -> tuple[bytes, str | None]:
+    """Return the content of a file, and its mode if other users may use it (`mode_for_others`).
+
+    Raises `OSError` if it cannot be read, and `ValueError` if it is longer than that: it is another file then.
+    """
+    with Path(path).open("rb") as file:
+        mode = mode_for_others(os.fstat(file.fileno()))
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"the file has more than {max_bytes} bytes")
+    return content, mode
+
+
 def create(path: str | Path, content: bytes) -> None:
-    """Create a file with this content that only its owner can use, and return when the content is on disk.
+    """Create a file with this content that only its owner can use; return when it and its name are on disk.
 
     Raises `FileExistsError` if there is such a file, which is not changed, and `OSError` if it cannot be written:
     then there is no file.
@@ -37,6 +47,18 @@ def create(path: str | Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(descriptor)
+        _sync_folder(Path(path).parent)
     except OSError:
-        os.unlink(path)  # noqa: PTH108 -- the path may be a text
+        Path(path).unlink()
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Write the names in a folder to disk: after a crash a new file may have none otherwise."""
+    if os.name != "posix":
+        return  # a folder cannot be opened
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -12,7 +12,6 @@ import re
 import shlex
 from datetime import timedelta, timezone
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypedDict
 from urllib.parse import urlsplit
 
@@ -26,6 +25,8 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
 )
+
+from bindings import secret_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -404,10 +405,7 @@ def _from_environment(source: Mapping[str, str]) -> tuple[dict[str, Any], list[t
 
 def _file_text(path: str) -> str:
     """Return the text of a file, without a byte order mark and the white space around it."""
-    with Path(path).open("rb") as file:
-        content = file.read(_MAX_FILE + 1)
-    if len(content) > _MAX_FILE:
-        raise ValueError("too large")
+    content, _ = secret_files.read(path, max_bytes=_MAX_FILE)
     return content.decode("utf-8-sig").strip()
 
 

@@ -100,9 +100,9 @@ class ErasureJournal:
 
     def _key(self) -> bytes:
         try:
-            with self._key_path.open("rb") as file:
-                shared_mode = secret_files.mode_for_others(os.fstat(file.fileno()))
-                key = file.read()
+            key, shared_mode = secret_files.read(self._key_path, max_bytes=KEY_BYTES)
+        except ValueError:
+            raise _error(f"has a file {KEY_SUFFIX} beside it that is not its key") from None
         except OSError as error:
             raise _error(
                 f"needs its key, the file beside it that ends in {KEY_SUFFIX}: {error.strerror}"
@@ -130,11 +130,6 @@ def _create(path: Path, content: bytes) -> None:
     """Create a file with this content for its owner only, and return when it and its name are on disk."""
     try:
         secret_files.create(path, content)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
     except OSError as error:
         raise _error(f"names a file that cannot be created: {error.strerror}") from None
 

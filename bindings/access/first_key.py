@@ -5,8 +5,6 @@ The key in the file is recorded as an admin key, once: a revoked one stays revok
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uuid_utils import uuid7
@@ -34,9 +32,8 @@ def read(path: str) -> str:
     is no key in it.
     """
     try:
-        with Path(path).open("rb") as file:
-            shared_mode = secret_files.mode_for_others(os.fstat(file.fileno()))
-            text = file.read(MAX_BYTES).decode("utf-8-sig")
+        content, shared_mode = secret_files.read(path, max_bytes=MAX_BYTES)
+        text = content.decode("utf-8-sig")
     except (OSError, ValueError):
         raise _invalid("names a file that cannot be read") from None
     if shared_mode is not None:

@@ -7,10 +7,8 @@ verifies needs the extra `encryption`.
 from __future__ import annotations
 
 import base64
-import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bindings import secret_files
@@ -120,8 +118,8 @@ def load_signing_key(path: str, field: str) -> SigningKey:
     with require_extra(EXTRA, field=field):
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
-    status, content = _read(path, field)
-    if (mode := secret_files.mode_for_others(status)) is not None:
+    content, mode = _read(path, field)
+    if mode is not None:
         raise InvalidRequest(
             [FieldError(field, f"names a file that allows other users ({mode}); run `chmod 600` on it")]
         )
@@ -137,16 +135,18 @@ def load_signing_key(path: str, field: str) -> SigningKey:
 
 def load_public_keys(paths: Sequence[str], field: str) -> PublicKeys:
     """Return the public keys of the files. Raises `InvalidRequest` that names `field`."""
-    return PublicKeys("\n".join(_read(path, field)[1].decode("ascii", "replace") for path in paths), field)
+    return PublicKeys("\n".join(_read(path, field)[0].decode("ascii", "replace") for path in paths), field)
 
 
-def _read(path: str, field: str) -> tuple[os.stat_result, bytes]:
+def _read(path: str, field: str) -> tuple[bytes, str | None]:
+    """Return the content of a file, and its mode if other users may use it."""
     try:
-        with Path(path).open("rb") as file:
-            return os.fstat(file.fileno()), file.read(MAX_FILE_BYTES)
+        return secret_files.read(path, max_bytes=MAX_FILE_BYTES)
     except OSError as error:
-        message = f"names a file that cannot be read: {error.strerror}"
-        raise InvalidRequest([FieldError(field, message)]) from None
+        cause = error.strerror
+    except ValueError as error:
+        cause = str(error)
+    raise InvalidRequest([FieldError(field, f"names a file that cannot be read: {cause}")])
 
 
 def _key_id(key: Ed25519PublicKey) -> str:

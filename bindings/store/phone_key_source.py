@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shlex
 import subprocess
 from base64 import b64decode, b64encode
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bindings import secret_files
@@ -17,11 +15,14 @@ from bindings.extras import require_extra
 from bindings.store.phone_keys import DATA_KEY_BYTES, INDEX_KEY_BYTES, PhoneKeys
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bindings.settings import Settings
 
 FILE, COMMAND = "BINDINGS_PHONE_KEYS_FILE", "BINDINGS_PHONE_KEYS_COMMAND"
 COMMAND_TIMEOUT_S = 30.0
 MAX_NUMBER = 32_767
+MAX_BYTES = 1_000_000  # of the file
 SIZES = {"index": INDEX_KEY_BYTES, "data": DATA_KEY_BYTES}
 
 
@@ -34,7 +35,7 @@ def load(settings: Settings) -> PhoneKeys | None:
     if settings.phone_keys_file is not None and settings.phone_keys_command is not None:
         raise _wrong(COMMAND, f"is set together with {FILE}; set only one of them")
     if settings.phone_keys_file is not None:
-        source, ring = FILE, _parse(FILE, _read(Path(settings.phone_keys_file)))
+        source, ring = FILE, _parse(FILE, _read(settings.phone_keys_file))
     elif settings.phone_keys_command is not None:
         source, ring = COMMAND, _parse(COMMAND, _run(settings.phone_keys_command.get_secret_value()))
     else:
@@ -54,15 +55,15 @@ def write_new(path: Path) -> None:
         raise _wrong("FILE", f"must be writable: {error.strerror}") from None
 
 
-def _read(path: Path) -> str:
+def _read(path: str) -> str:
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            if secret_files.mode_for_others(os.fstat(file.fileno())) is not None:
-                command = f"chmod 600 {shlex.quote(str(path))}"
-                raise _wrong(FILE, f"names a file that other users may open: run `{command}`")
-            return file.read()
+        content, shared_mode = secret_files.read(path, max_bytes=MAX_BYTES)
+        text = content.decode("utf-8-sig")
     except (OSError, ValueError):
         raise _wrong(FILE, "names a file that cannot be read") from None
+    if shared_mode is not None:
+        raise _wrong(FILE, f"names a file that other users may open: run `chmod 600 {shlex.quote(path)}`")
+    return text
 
 
 def _run(command: str) -> str:

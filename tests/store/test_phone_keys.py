@@ -91,6 +91,12 @@ def test_group_may_open_a_file_that_another_user_owns(tmp_path: Path, monkeypatc
     assert "other users may open" in refusal(phone_keys_file=str(file))
 
 
+def test_file_that_is_too_long_is_not_read(tmp_path: Path) -> None:
+    file = write_ring(tmp_path / "keys")
+    os.truncate(file, 2_000_000)
+    assert "names a file that cannot be read" in refusal(phone_keys_file=str(file))
+
+
 INDEX, DATA = ring()["index"]["1"], ring()["data"]
 WRONG_RINGS: dict[str, Any] = {
     "no JSON": "{",
