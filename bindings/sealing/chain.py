@@ -149,14 +149,14 @@ class Chain:
             body = SealBody.parse(seal.body)
             self._first, end = _position(body.first), _position(body.last)
         except ValueError:
-            self._report_seal(seal, "has a body that is not one")
+            self._report_seal(seal, "has a body that cannot be read")
             self._sealed_to = seal.end
             return
         self._body, self._count, self._root = body, body.count, body.root
         if (body.number, end, body.at) != (seal.number, seal.end, instant_text(seal.created_at)):
             self._report_seal(seal, "has columns that differ from its body")
         if body.key_id not in self._keys:
-            self._report_seal(seal, f"is signed by key {body.key_id}, which is none of the public keys")
+            self._report_seal(seal, f"is signed by key {body.key_id}, which is not one of the public keys")
         elif not self._keys.verify(body.key_id, seal.body, seal.signature):
             self._report_seal(seal, "has a signature that is not that of its body")
         if body.previous != (None if previous is None else previous.hash):
@@ -167,14 +167,12 @@ class Chain:
 
     def _compare_with_previous(self, seal: Seal, previous: Seal | None) -> None:
         expected = 1 if previous is None else previous.number + 1
-        if seal.number != expected:
-            missing = Finding(
-                subject="seal",
-                message=f"{expected} to {seal.number - 1} are missing",
-                first_seal=expected,
-                last_seal=seal.number - 1,
-            )
-            self._findings.add(missing)
+        if seal.number < expected:
+            self._report_seal(seal, f"comes after seal {expected - 1}, not in the order of their numbers")
+        elif seal.number > expected:
+            last = seal.number - 1
+            message = f"{expected} is missing" if last == expected else f"{expected} to {last} are missing"
+            self._findings.add(Finding(subject="seal", message=message, first_seal=expected, last_seal=last))
 
     def _close(self) -> None:
         """Compare the events of the current seal with what it states."""
