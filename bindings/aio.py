@@ -164,7 +164,7 @@ class AsyncBindingService:
 
     @property
     def settings(self) -> Settings:
-        """The settings that the service was opened with."""
+        """Return the settings that the service was opened with."""
         return self.sync.settings
 
     async def run_read(

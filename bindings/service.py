@@ -133,17 +133,17 @@ class BindingService:
 
     @property
     def settings(self) -> Settings:
-        """The settings that the service was opened with."""
+        """Return the settings that the service was opened with."""
         return self.runtime.settings
 
     @property
     def api_keys(self) -> ApiKeys:
-        """The API keys of the HTTP service."""
+        """Return the API keys of the HTTP service."""
         return ApiKeys(self.runtime)
 
     @property
     def sessions(self) -> Sessions:
-        """The sessions of the console."""
+        """Return the sessions of the console."""
         return Sessions(self.runtime)
 
     @property
@@ -153,12 +153,12 @@ class BindingService:
 
     @property
     def phone_searches(self) -> PhoneSearches:
-        """The record of questions with a full phone. The queries of this class record nothing."""
+        """Return the record of questions with a full phone. The queries of this class record nothing."""
         return PhoneSearches(self.runtime)
 
     @property
     def binding_list(self) -> BindingList:
-        """The list of bindings of the audit console: pages in a chosen order, counts of values, and its export."""
+        """Return the list of bindings of the audit console: pages in a chosen order, counts, and its export."""
         return BindingList(self.runtime.database)
 
     @property
@@ -168,22 +168,22 @@ class BindingService:
 
     @property
     def erasure(self) -> Erasure:
-        """The erasure of a person's phone."""
+        """Return the erasure of a person's phone."""
         return Erasure(self.runtime)
 
     @property
     def subject_access(self) -> SubjectAccess:
-        """The records about one person, for an access request."""
+        """Return the records about one person, for an access request."""
         return SubjectAccess(self.runtime)
 
     @property
     def maintenance(self) -> Maintenance:
-        """The jobs, as the scheduler runs them."""
+        """Return the jobs, as the scheduler runs them."""
         return Maintenance(self.runtime)
 
     @property
     def webhooks(self) -> Webhooks:
-        """The receivers of events."""
+        """Return the receivers of events."""
         return Webhooks(self.runtime)
 
     # Bind and unbind.

@@ -150,6 +150,17 @@ def test_every_public_name_has_a_docstring() -> None:
     assert [name for path in MODULES for name in _public_without_docstring(path)] == []
 
 
+def test_docstring_of_a_function_begins_with_a_verb() -> None:
+    others = {"A", "An", "How", "If", "No", "None", "The", "True", "False", "What", "When", "Whether", "Why"}
+    firsts = {
+        f"{path.relative_to(ROOT)}: {node.name}": (ast.get_docstring(node) or "").partition(" ")[0]
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert [name for name, first in firsts.items() if first in others] == []
+
+
 def test_locked_requirements_name_no_index_and_hash_every_package() -> None:
     files = list((ROOT / "requirements").glob("*.txt"))
     assert files

@@ -152,7 +152,7 @@ class BindRequest:
 
     @property
     def provider_expire_s(self) -> int:
-        """The seconds for which the provider is asked: at most that long the binding can be extended."""
+        """Return the seconds for which the provider is asked: at most that long the binding can be extended."""
         return self.expire_s if self.max_expire_s is None else self.max_expire_s
 
 
@@ -209,12 +209,12 @@ class Binding:
 
     @property
     def provider_expire_s(self) -> int:
-        """The seconds for which the provider was asked."""
+        """Return the seconds for which the provider was asked."""
         return self.expire_s if self.max_expire_s is None else self.max_expire_s
 
     @property
     def provider_end(self) -> datetime | None:
-        """The earliest instant at which the provider may end it; None if the provider has not made it."""
+        """Return the earliest instant at which the provider may end it; None if the provider has not made it."""
         return self.expires_at if self.provider_expires_at is None else self.provider_expires_at
 
     def is_release_owed(self, at: datetime) -> bool:

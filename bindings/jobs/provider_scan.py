@@ -124,7 +124,7 @@ class Scan:
 
     @property
     def complete(self) -> bool:
-        """True if the list was read to its end."""
+        """Return True if the list was read to its end."""
         return self.error is None and not self.partial
 
     @property
@@ -134,12 +134,12 @@ class Scan:
 
     @property
     def total_seen(self) -> bool:
-        """True if at least as many different rows were seen as the provider's total."""
+        """Return True if at least as many different rows were seen as the provider's total."""
         return self.total is not None and self.rows >= self.total
 
     @property
     def proves_absence(self) -> bool:
-        """True if a binding that is not among the ids was not listed: an odd row may be any binding."""
+        """Return True if a binding that is not among the ids was not listed: an odd row may be any binding."""
         return self.complete and self.total_seen and not self.odd_rows
 
     def page_limit(self, size: int) -> int | None:
@@ -148,7 +148,7 @@ class Scan:
 
     @property
     def deviation_s(self) -> float:
-        """Median of the provider's ends minus the recorded ones, in seconds; 0 if no row is known.
+        """Return the median of the provider's ends minus the recorded ones, in seconds; 0 if no row is known.
 
         Of the two in the middle the smaller one: half of the rows prove nothing about the zone.
         """

@@ -91,7 +91,7 @@ class ReconcileResult:
 
     @property
     def trusted(self) -> bool:
-        """True if the whole list was read, its times fit ours, and the cases were acted on.
+        """Return True if the whole list was read, its times fit ours, and the cases were acted on.
 
         An odd row is read like every other: what of it could be read was held. A total that no scan reaches proves
         nothing against the rows: two readings agree about them.

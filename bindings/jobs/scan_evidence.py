@@ -47,7 +47,7 @@ class ClockTolerance:
 
     @property
     def hold_error(self) -> timedelta:
-        """The error in whole steps, rounded up: no hold is extended because a clock was measured again."""
+        """Return the error in whole steps, rounded up: no hold is extended because a clock was measured again."""
         return -(-self.error // ERROR_STEP) * ERROR_STEP
 
 

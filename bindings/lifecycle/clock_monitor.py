@@ -79,7 +79,7 @@ class ClockMonitor:
 
     @property
     def bind_error(self) -> str | None:
-        """Why no bind may be sent, by the clocks as last read, or None."""
+        """Return why no bind may be sent, by the clocks as last read, or None."""
         skew_s = 0.0 if self._client is None else self._client.clock.believed_skew_s or 0.0
         if abs(skew_s) > MAX_SKEW_S:
             return f"the provider's clock is {skew_s:+.0f} s from this host's, by its refusals and Date header"
@@ -87,19 +87,19 @@ class ClockMonitor:
 
     @property
     def database_error(self) -> str | None:
-        """Why the database's clock is in doubt, as last read, or None."""
+        """Return why the database's clock is in doubt, as last read, or None."""
         return None if self._doubt is None else self._doubt.cause
 
     @property
     def remedy(self) -> str:
-        """What to do about the error."""
+        """Return what to do about the error."""
         if self._doubt is None or self._independent_host or self._provider_dates:
             return _SET_CLOCK
         return f"{_SET_CLOCK}; if it is right now, restart this process: it has no other clock to compare with"
 
     @property
     def probe_due(self) -> bool:
-        """True if only the provider's clock is wrong, and the next bind measures it again before it is refused."""
+        """Return True if only the provider's clock is wrong, and the next bind measures it again first."""
         return self._doubt is None and self._recheck_due
 
     # Readings.

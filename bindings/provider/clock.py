@@ -61,15 +61,16 @@ class ProviderClock:
 
     @property
     def measured_skew_s(self) -> float | None:
-        """The provider's clock minus this host's by the newest Date header, believed or not; None without one.
+        """Return the provider's clock minus this host's by the newest Date header, also if that is not believed.
 
-        Accurate to half a second (the header has whole seconds) plus half of the duration of the call.
+        None without a header. Accurate to half a second, as the header has whole seconds, plus half of the
+        duration of the call.
         """
         return None if self._measured is None else self._measured.seconds
 
     @property
     def is_witness(self) -> bool:
-        """True if Date headers have come, and no accepted timestamp contradicts them."""
+        """Return True if Date headers have come, and no accepted timestamp contradicts them."""
         return self._measured is not None and not self._contradicted
 
     def fresh_skew_s(self, *, since: float) -> float | None:
@@ -79,12 +80,12 @@ class ProviderClock:
 
     @property
     def believed_skew_s(self) -> float | None:
-        """The skew by which timestamps are corrected, or None while this host's own time is sent."""
+        """Return the skew by which timestamps are corrected, or None while this host's own time is sent."""
         return None if self._believed is None else self._believed.seconds
 
     @property
     def allowance_s(self) -> float:
-        """How far the provider's times may be from this host's clock, by what is known of its Date header."""
+        """Return how far the provider's times may be from this host's clock, by its Date header."""
         if self._believed is not None:
             return abs(self._believed.seconds)
         return min(abs(self.measured_skew_s or 0.0), MAX_UNCONFIRMED_S)

@@ -79,12 +79,12 @@ class SqlDialect:
 
     @property
     def now(self) -> ColumnElement[datetime]:
-        """The deciding clock, as SQL; PostgreSQL reads it again for each row."""
+        """Return the deciding clock, as SQL; PostgreSQL reads it again for each row."""
         return _SERVER_NOW if self.server_clock else _FIXED_NOW
 
     @property
     def now_once(self) -> ColumnElement[datetime]:
-        """The deciding clock, read once for the whole statement: only this form can be looked up in an index."""
+        """Return the deciding clock, read once for the whole statement: only this form can use an index."""
         return _SERVER_NOW_ONCE if self.server_clock else _FIXED_NOW
 
     def clamp(
@@ -97,7 +97,7 @@ class SqlDialect:
 
     @property
     def insert(self) -> Callable[[Table], Any]:
-        """The dialect's INSERT, with ON CONFLICT."""
+        """Return the dialect's INSERT, with ON CONFLICT."""
         return postgresql.insert if self.postgres else sqlite.insert
 
 

@@ -76,7 +76,7 @@ class Result:
 
     @property
     def receiver_is_gone(self) -> bool:
-        """True if the receiver answered 410: it wants no more deliveries."""
+        """Return True if the receiver answered 410: it wants no more deliveries."""
         return self.status == HTTP_GONE
 
 

@@ -46,12 +46,12 @@ class KeyNumbers:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The ids of the keys, as `kind:number`."""
+        """Return the ids of the keys, as `kind:number`."""
         return () if self.index is None else (f"index:{self.index}", f"data:{self.data}")
 
     @property
     def description(self) -> str:
-        """The ids of the keys, as part of a sentence."""
+        """Return the ids of the keys, as part of a sentence."""
         return " and ".join(self.names)
 
 
@@ -138,12 +138,12 @@ class PhoneKeys:
 
     @property
     def newest(self) -> KeyNumbers:
-        """The highest number of each kind: the keys that the next sealing or rotation writes with."""
+        """Return the highest number of each kind: the keys that the next sealing or rotation writes with."""
         return KeyNumbers(max(self._index), max(self._data))
 
     @property
     def form_count(self) -> int:
-        """The number of texts by which a phone may be stored: its digits, and one for each index key."""
+        """Return the number of texts by which a phone may be stored: its digits, and one for each index key."""
         return 1 + len(self._index)
 
     def blind(self, number: int, phone: Phone) -> str:

@@ -38,7 +38,7 @@ class PhoneStorage:
 
     @property
     def only_index_key(self) -> int | None:
-        """The key of the phones in every row, or None if that is not known."""
+        """Return the key of the phones in every row, or None if that is not known."""
         return self.numbers.index if self.all_sealed else None
 
 

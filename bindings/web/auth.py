@@ -79,7 +79,7 @@ class Principal:
 
     @property
     def actor_filter(self) -> str | None:
-        """The actor whose records alone may be shown, or None for a reader of all."""
+        """Return the actor whose records alone may be shown, or None for a reader of all."""
         return None if self.has_permission(Permission.READ) else self.actor
 
     def can_view(self, record: Binding | Holder) -> bool:

@@ -43,7 +43,7 @@ class ReconcileRun:
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended yet."""
+        """Return whether it has not ended yet."""
         return self.result is None and self.fault is None
 
 
@@ -66,7 +66,7 @@ class ReconcileRuns:
 
     @property
     def running(self) -> ReconcileRun | None:
-        """The run that has not ended yet, or None."""
+        """Return the run that has not ended yet, or None."""
         return next((run for run in self._runs.values() if run.running), None)
 
     async def reconcile(self, service: BindingService, *, actor: str, reason: str, dry_run: bool) -> ReconcileRun:

@@ -47,12 +47,12 @@ class Executors:
 
     @property
     def reads_in_flight(self) -> int:
-        """How many reads run or wait."""
+        """Return how many reads run or wait."""
         return self._reads.in_use
 
     @property
     def provider_calls_in_flight(self) -> int:
-        """How many binds, unbinds and reconciliations run."""
+        """Return how many binds, unbinds and reconciliations run."""
         return self._provider_calls.in_use
 
     async def run_read(

@@ -147,7 +147,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     @property
     def waits_for_request(self) -> bool:
-        """Whether the next bytes of the client are those of a request."""
+        """Return whether the next bytes of the client are those of a request."""
         return (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing()
 
     def close_idle(self) -> None:

@@ -35,7 +35,7 @@ class FeedNotifier:
 
     @property
     def waiting(self) -> int:
-        """How many requests wait."""
+        """Return how many requests wait."""
         return self._places.in_use
 
     async def wait(self, caller: str, after: str, seconds: float) -> None:

@@ -32,23 +32,23 @@ class ServiceRequest:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The values that belong to this request only: its id, its body, its principal."""
+        """Return the values that belong to this request only: its id, its body, its principal."""
         state: dict[str, Any] = self.request.scope["state"]
         return state
 
     @property
     def request_id(self) -> str:
-        """The id of the request in logs, history and response."""
+        """Return the id of the request in logs, history and response."""
         return str(self.state["request_id"])
 
     @property
     def principal(self) -> Principal | None:
-        """The authenticated caller, or None if the route needs none."""
+        """Return the authenticated caller, or None if the route needs none."""
         return self.state.get("principal")
 
     @property
     def require_principal(self) -> Principal:
-        """The authenticated caller; raises `Unauthenticated` if there is none."""
+        """Return the authenticated caller; raises `Unauthenticated` if there is none."""
         principal: Principal | None = self.state.get("principal")
         if principal is None:
             raise problems.Unauthenticated
@@ -56,7 +56,7 @@ class ServiceRequest:
 
     @property
     def service(self) -> BindingService:
-        """The service in the principal's name: actor, key and request id go into the history."""
+        """Return the service in the principal's name: actor, key and request id go into the history."""
         principal = self.require_principal
         caller = Caller(actor=principal.actor, request_id=self.request_id, key_id=principal.key_id)
         service = self.app_state.service

@@ -52,7 +52,7 @@ class ApiRequest(ServiceRequest):
 
     @property
     def principal(self) -> Principal:
-        """The authenticated caller."""
+        """Return the authenticated caller."""
         return self.require_principal
 
     def body(
