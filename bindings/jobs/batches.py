@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from bindings.clock import HostClock
     from bindings.jobs.run_control import RunControl
+    from bindings.store.database import Database, Transaction
+
+STATEMENT_TIMEOUT_S = 30.0
 
 
 def run_in_batches(
@@ -36,3 +39,34 @@ def run_in_batches(
         control.record_progress()
         if count < batch or control.is_stopping() or clock.monotonic() > deadline:
             return rows, batches, count < batch
+
+
+def run_due_batches(
+    database: Database,
+    change_due: Callable[[Transaction, datetime], tuple[int, datetime]],
+    control: RunControl,
+    *,
+    after_batch: Callable[[], None],
+    verify_clock: Callable[[datetime], None] | None,
+    batch: int,
+    budget_s: float,
+    clock: HostClock,
+) -> tuple[int, int, bool]:
+    """Run batches that change what is due by time, each in a transaction, and return as `run_in_batches` does.
+
+    `verify_clock` gets the deciding clock's reading before each batch, and raises if it cannot be trusted: then
+    nothing more is changed. `after_batch` is called after each commit.
+    """
+
+    def work(tx: Transaction, since: datetime) -> tuple[int, datetime]:
+        tx.limit_batch(STATEMENT_TIMEOUT_S)
+        if verify_clock is not None:
+            verify_clock(tx.instant())
+        return change_due(tx, since)
+
+    def run_batch(since: datetime) -> tuple[int, datetime]:
+        result = database.write(lambda tx: work(tx, since))
+        after_batch()
+        return result
+
+    return run_in_batches(run_batch, control, batch=batch, budget_s=budget_s, clock=clock)

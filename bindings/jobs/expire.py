@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bindings.clock import SYSTEM_CLOCK
 from bindings.failpoints import hit
-from bindings.jobs.batches import run_in_batches
+from bindings.jobs.batches import run_due_batches
 from bindings.jobs.run_control import UNSTOPPED, RunControl
 from bindings.store import expiry
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 BATCH = 1_000
 BUDGET_S = 2.0  # below the three intervals after which a job counts as stalled; the next run continues
-STATEMENT_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,30 +47,23 @@ def expire_due(
 ) -> ExpireResult:
     """Expire every binding that is due, batch by batch, for at most about `budget_s` seconds; return the counts.
 
-    `verify_clock` gets the deciding clock's reading before each batch, and raises if it cannot be trusted: then
-    nothing more is expired. Safe to repeat and to run in several processes at the same time: each binding gets
-    exactly one `expired` event.
+    `verify_clock` is as for `run_due_batches`. Safe to repeat and to run in several processes at the same time:
+    each binding gets exactly one `expired` event.
     """
 
-    def run_batch(since: datetime) -> tuple[int, datetime]:
-        result = database.write(lambda tx: _expire_batch(tx, caller, batch, since, verify_clock))
-        hit("expire.after_batch")
+    def change_due(tx: Transaction, since: datetime) -> tuple[int, datetime]:
+        result = expiry.expire(tx, caller, limit=batch, since=since)
+        hit("expire.in_transaction")
         return result
 
-    expired, batches, finished = run_in_batches(run_batch, control, batch=batch, budget_s=budget_s, clock=clock)
+    expired, batches, finished = run_due_batches(
+        database,
+        change_due,
+        control,
+        after_batch=lambda: hit("expire.after_batch"),
+        verify_clock=verify_clock,
+        batch=batch,
+        budget_s=budget_s,
+        clock=clock,
+    )
     return ExpireResult(expired=expired, batches=batches, finished=finished)
-
-
-def _expire_batch(
-    tx: Transaction,
-    caller: Caller,
-    batch: int,
-    since: datetime,
-    verify_clock: Callable[[datetime], None] | None,
-) -> tuple[int, datetime]:
-    tx.limit_batch(STATEMENT_TIMEOUT_S)
-    if verify_clock is not None:
-        verify_clock(tx.instant())
-    result = expiry.expire(tx, caller, limit=batch, since=since)
-    hit("expire.in_transaction")
-    return result

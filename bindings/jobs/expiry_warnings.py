@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from bindings.clock import SYSTEM_CLOCK
 from bindings.failpoints import hit
-from bindings.jobs.batches import run_in_batches
-from bindings.jobs.expire import BATCH, BUDGET_S, STATEMENT_TIMEOUT_S
+from bindings.jobs.batches import run_due_batches
+from bindings.jobs.expire import BATCH, BUDGET_S
 from bindings.jobs.run_control import UNSTOPPED, RunControl
 from bindings.store import expiry
 
@@ -46,29 +46,23 @@ def warn_due(
 ) -> ExpiryWarningsResult:
     """Write every warning that is due, batch by batch, for at most about `budget_s` seconds; return the counts.
 
-    `verify_clock` is as for `expire_due`. Safe to repeat and to run in several processes at the same time: each
-    binding gets at most one `expires_soon` event.
+    `verify_clock` is as for `run_due_batches`. Safe to repeat and to run in several processes at the same time:
+    each binding gets at most one `expires_soon` event.
     """
 
-    def run_batch(since: datetime) -> tuple[int, datetime]:
-        result = database.write(lambda tx: _warn_batch(tx, caller, batch, since, verify_clock))
-        hit("warn.after_batch")
+    def change_due(tx: Transaction, since: datetime) -> tuple[int, datetime]:
+        result = expiry.warn(tx, caller, limit=batch, since=since)
+        hit("warn.in_transaction")
         return result
 
-    warned, batches, finished = run_in_batches(run_batch, control, batch=batch, budget_s=budget_s, clock=clock)
+    warned, batches, finished = run_due_batches(
+        database,
+        change_due,
+        control,
+        after_batch=lambda: hit("warn.after_batch"),
+        verify_clock=verify_clock,
+        batch=batch,
+        budget_s=budget_s,
+        clock=clock,
+    )
     return ExpiryWarningsResult(warned=warned, batches=batches, finished=finished)
-
-
-def _warn_batch(
-    tx: Transaction,
-    caller: Caller,
-    batch: int,
-    since: datetime,
-    verify_clock: Callable[[datetime], None] | None,
-) -> tuple[int, datetime]:
-    tx.limit_batch(STATEMENT_TIMEOUT_S)
-    if verify_clock is not None:
-        verify_clock(tx.instant())
-    result = expiry.warn(tx, caller, limit=batch, since=since)
-    hit("warn.in_transaction")
-    return result

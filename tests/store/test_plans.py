@@ -25,7 +25,7 @@ from uuid_utils.compat import uuid7
 from bindings.domain.binding import Caller, EventKind, Mode, State
 from bindings.domain.phone import Phone
 from bindings.domain.search_filters import Order, SearchFilters
-from bindings.jobs import expire, expiry_warnings
+from bindings.jobs.batches import STATEMENT_TIMEOUT_S
 from bindings.lifecycle.runtime import new_runtime
 from bindings.monitoring.bind_outcomes import BindFilter
 from bindings.monitoring.chart_range import TimeRange
@@ -897,22 +897,21 @@ def test_heartbeats_of_jobs_are_heap_only_updates(postgres_server: Server, postg
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("statistics", ["without", "with"])
-@pytest.mark.parametrize("run_batch", [expire._expire_batch, expiry_warnings._warn_batch])
+@pytest.mark.parametrize("run_batch", [expiry.expire, expiry.warn])
 def test_batch_of_a_job_reads_its_own_rows_and_not_all_that_is_due(
     postgres_server: Server, postgres_template: str, run_batch: Callable[..., object], statistics: str
 ) -> None:
     """After an outage everything is due. A batch that reads all of it takes longer, the more there is."""
     url = postgres_server.create(template=postgres_template)
     _fill(url, list(_rows(datetime.now(UTC), range(ROWS))))
-    overdue = (
-        "expires_at = expires_at - interval '2 hours'" if run_batch is expire._expire_batch else "warn_at = now()"
-    )
+    overdue = "expires_at = expires_at - interval '2 hours'" if run_batch is expiry.expire else "warn_at = now()"
     size = 100
     fetched = text("SELECT pg_stat_get_xact_tuples_fetched(CAST('bindings' AS regclass))")
 
     def rows_read(tx: Transaction) -> int:
         before = tx.connection.execute(fetched).scalar_one()
-        run_batch(tx, CALLER, size, expiry.BEGINNING, None)
+        tx.limit_batch(STATEMENT_TIMEOUT_S)
+        run_batch(tx, CALLER, limit=size)
         return int(tx.connection.execute(fetched).scalar_one() - before)
 
     database = Database(url)
