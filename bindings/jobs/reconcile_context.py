@@ -93,8 +93,12 @@ class Findings:
             raise
         except Exception as error:  # noqa: BLE001 -- any error; its text may carry a value of the row
             kind = type(error).__name__
-            subject = f"application {app_id or 'of the account'}" if bind_id is None else f"row {bind_id}"
-            subject = subject if binding_id is None else f"binding {binding_id}"
+            if binding_id is not None:
+                subject = f"binding {binding_id}"
+            elif bind_id is not None:
+                subject = f"row {bind_id}"
+            else:
+                subject = "the account's list" if app_id is None else f"application {app_id}"
             _log.error("reconcile: %s of %s failed with %s", step, subject, kind)
             self.record("failures", app_id, step=step, error=kind, bind_id=bind_id, binding_id=binding_id)
             self.scan_faults.append(f"{step} of {subject} failed with {kind}")
