@@ -129,7 +129,7 @@ def _refused(name: str, cause: Refused | Unknown, consequence: str) -> Check:
 
 def _todo(cause: Refused | Unknown) -> str | None:
     if isinstance(cause, Refused):
-        return statuses.todo(cause.status)
+        return statuses.remedy(cause.status)
     if cause.http_status is None:
         return "ask the provider what this status means, and whether it has created a binding"
     return "check BINDINGS_PROVIDER_URL and BINDINGS_PROVIDER_PATH_PREFIX"

@@ -173,7 +173,7 @@ def meaning(code: str) -> str:
     return "unknown status" if status is None else status.meaning
 
 
-def todo(code: str) -> str | None:
+def remedy(code: str) -> str | None:
     """Return what to do about a status; None if it is not documented."""
     status = _BY_CODE.get(code)
     return None if status is None else status.remedy

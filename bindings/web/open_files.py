@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from bindings.settings import Settings
 
 FILES_OF_A_CONNECTION = 4  # to the database: SQLite has three files
-ENOUGH = 16_384
+MAX_OPEN_FILES = 16_384
 OTHER_FILES = 128  # listeners, deliveries of webhooks, commands, what libraries open
 
 
 def raise_limit() -> None:
-    """Let this process open `ENOUGH` files, as far as its hard limit allows; without effect where that is refused.
+    """Let this process open `MAX_OPEN_FILES`, as far as its hard limit allows; do nothing where that is refused.
 
     Not more: programs that it starts may close every file that they could have.
     """
     if sys.platform != "win32":
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        most = ENOUGH if hard == resource.RLIM_INFINITY else min(ENOUGH, hard)
+        most = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
         if soft != resource.RLIM_INFINITY and soft < most:
             with contextlib.suppress(OSError, ValueError):
                 resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
