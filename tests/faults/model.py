@@ -173,7 +173,7 @@ class System:
         ).start()
         self._row = rules._provider_binding
         rules._provider_binding = self._swap_parties
-        provider: Any = self.simulator._world.rules
+        provider: Any = self.simulator._own_state.rules
         listed = provider._listed
         provider._listed = lambda app, now: [
             entry for entry in listed(app, now) if entry.bind_id not in self.hidden

@@ -190,7 +190,7 @@ def test_failed_scan_proves_nothing_and_reports_the_cause(harness: ServiceHarnes
 def test_scan_that_fails_on_its_second_page_proves_nothing(harness: ServiceHarness) -> None:
     service, doubt = _doubt_with_witness(harness)
     harness.add_foreign_bindings(120)
-    faults = harness.simulator._world.faults
+    faults = harness.simulator._own_state.faults
     from bindings.provider.simulator import Call, fault
 
     original_next_fault = faults.next_fault

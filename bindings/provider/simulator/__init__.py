@@ -112,7 +112,7 @@ class Simulator:
         if self._listener is not None:
             raise RuntimeError("the simulator is already listening")
         self._listener = Listener(
-            host=self._host, port=self._port, path_prefix=self._path_prefix, world=self._world
+            host=self._host, port=self._port, path_prefix=self._path_prefix, state=self._own_state
         )
         self._port = self._listener.port
         self._listener.start()
@@ -140,37 +140,37 @@ class Simulator:
         return f"http://{self._host}:{self._port}"
 
     @property
-    def _world(self) -> SimulatorState:
+    def _own_state(self) -> SimulatorState:
         self._process.check("this simulator", "call it by its URL, or start one in this process")
         return self._state
 
     @property
     def ledger(self) -> Ledger:
         """Return the ledger: every binding that was ever accepted."""
-        return self._world.rules.ledger
+        return self._own_state.rules.ledger
 
     @property
     def requests(self) -> tuple[RecordedRequest, ...]:
         """Return the last 20 000 requests, in the order of arrival."""
-        return self._world.journal.requests()
+        return self._own_state.journal.requests()
 
     @property
     def counts(self) -> Counts:
         """Return a snapshot of the counts since the simulator was created."""
-        return self._world.journal.counts(self._world.faults.fired())
+        return self._own_state.journal.counts(self._own_state.faults.fired())
 
     @property
     def conditions(self) -> Behaviour:
         """Return the current behaviour of the provider."""
-        return self._world.rules.conditions
+        return self._own_state.rules.conditions
 
     def now(self) -> float:
         """Return the simulator's clock with its offset, in Unix seconds."""
-        return self._world.rules.now()
+        return self._own_state.rules.now()
 
     def change(self, **changes: Any) -> Behaviour:
         """Change fields of `Behaviour`, also during calls. Raises ValueError, and then changes nothing."""
-        return self._world.rules.change(changes)
+        return self._own_state.rules.change(changes)
 
     def script(
         self,
@@ -187,12 +187,12 @@ class Simulator:
         kinds. Not safe to repeat: faults add up, and the one that was scripted first has precedence.
         """
         scripted = kind if isinstance(kind, Fault) else fault(kind, rate=rate, times=times, on=on, seconds=seconds)
-        self._world.faults.add(scripted)
+        self._own_state.faults.add(scripted)
         return scripted
 
     def clear_faults(self) -> None:
         """Remove all scripted faults. A pause that has begun continues. Safe to repeat."""
-        self._world.faults.clear()
+        self._own_state.faults.clear()
 
     def add_foreign_binding(
         self,
@@ -208,7 +208,7 @@ class Simulator:
 
         Raises ValueError if the pool has no middle number available.
         """
-        return self._world.rules.add_foreign_binding(
+        return self._own_state.rules.add_foreign_binding(
             foreign_request(
                 phone_a=phone_a,
                 phone_b=phone_b,
@@ -221,7 +221,7 @@ class Simulator:
 
     def remove_binding(self, bind_id: int | str) -> Entry:
         """End a live binding without an unbind: a ghost to the product. Raises KeyError if none has that id."""
-        entry = self._world.rules.remove_binding(int(bind_id))
+        entry = self._own_state.rules.remove_binding(int(bind_id))
         if entry is None:
             raise KeyError(bind_id)
         return entry
@@ -235,14 +235,14 @@ class Simulator:
         `ends_at`; a value is sent as it is, also None. Raises ValueError for any other name. A repeated call
         replaces what was set.
         """
-        self._world.rules.list_as(int(bind_id), hidden=hidden, replaced=values or {})
+        self._own_state.rules.list_as(int(bind_id), hidden=hidden, replaced=values or {})
 
     def restore_binding(self, bind_id: int | str) -> Entry:
         """Take back the unbind or removal of a binding: a revenant to the product.
 
         Raises KeyError if none has that id, or if it is live or past its expiry.
         """
-        entry = self._world.rules.restore_binding(int(bind_id))
+        entry = self._own_state.rules.restore_binding(int(bind_id))
         if entry is None:
             raise KeyError(bind_id)
         return entry

@@ -39,7 +39,7 @@ class SimulatorState:
 class _ControlRequest:
     """A parsed control call."""
 
-    world: SimulatorState
+    state: SimulatorState
     query: dict[str, str]
     fields: dict[str, Any]
 
@@ -48,93 +48,93 @@ class _NotFoundError(Exception):
     """No such route, or no such binding."""
 
 
-def answer(world: SimulatorState, method: str, path: str, body: bytes) -> tuple[HTTPStatus, bytes]:
+def answer(state: SimulatorState, method: str, path: str, body: bytes) -> tuple[HTTPStatus, bytes]:
     """Answer a control call. Safe to repeat, except for POST to faults, foreign and restored."""
     try:
-        return HTTPStatus.OK, _json(_answer(world, method, path, body))
+        return HTTPStatus.OK, _json(_answer(state, method, path, body))
     except _NotFoundError as error:
         return HTTPStatus.NOT_FOUND, _json({"error": str(error)})
     except (ValueError, TypeError, KeyError) as error:
         return HTTPStatus.BAD_REQUEST, _json({"error": f"{type(error).__name__}: {error}"})
 
 
-def _answer(world: SimulatorState, method: str, path: str, body: bytes) -> Any:
+def _answer(state: SimulatorState, method: str, path: str, body: bytes) -> Any:
     parts = urlsplit(path)
     if method == "DELETE" and parts.path.startswith(_BINDINGS):
-        return _remove_binding(world, parts.path.removeprefix(_BINDINGS))
+        return _remove_binding(state, parts.path.removeprefix(_BINDINGS))
     fields = json.loads(body or b"{}")
     if not isinstance(fields, dict):
         raise TypeError("the body must be an object")
     if method == "POST" and parts.path.startswith(_BINDINGS):
-        return _list_as(world, parts.path.removeprefix(_BINDINGS), fields)
+        return _list_as(state, parts.path.removeprefix(_BINDINGS), fields)
     route = _ROUTES.get((method, parts.path.removeprefix(PREFIX)))
     if route is None:
         raise _NotFoundError("the calls are: " + ", ".join(f"{verb} {PREFIX}{name}" for verb, name in _ROUTES))
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    return route(_ControlRequest(world=world, query=query, fields=fields))
+    return route(_ControlRequest(state=state, query=query, fields=fields))
 
 
-def _ledger(ask: _ControlRequest) -> Any:
-    return {"data": [asdict(entry) for entry in ask.world.rules.ledger.entries()]}
+def _ledger(request: _ControlRequest) -> Any:
+    return {"data": [asdict(entry) for entry in request.state.rules.ledger.entries()]}
 
 
-def _requests(ask: _ControlRequest) -> Any:
-    return {"data": [asdict(request) for request in ask.world.journal.requests()]}
+def _requests(request: _ControlRequest) -> Any:
+    return {"data": [asdict(recorded) for recorded in request.state.journal.requests()]}
 
 
-def _counts(ask: _ControlRequest) -> Any:
-    return asdict(ask.world.journal.counts(ask.world.faults.fired()))
+def _counts(request: _ControlRequest) -> Any:
+    return asdict(request.state.journal.counts(request.state.faults.fired()))
 
 
-def _overlaps(ask: _ControlRequest) -> Any:
-    policy = ask.query.get("policy", ask.world.rules.conditions.policy)
-    return {"data": [asdict(pair) for pair in ask.world.rules.ledger.overlaps(policy)]}
+def _overlaps(request: _ControlRequest) -> Any:
+    policy = request.query.get("policy", request.state.rules.conditions.policy)
+    return {"data": [asdict(pair) for pair in request.state.rules.ledger.overlaps(policy)]}
 
 
-def _list_faults(ask: _ControlRequest) -> Any:
-    return {"data": [asdict(scripted) for scripted in ask.world.faults.scripted()]}
+def _list_faults(request: _ControlRequest) -> Any:
+    return {"data": [asdict(scripted) for scripted in request.state.faults.scripted()]}
 
 
-def _script(ask: _ControlRequest) -> Any:
-    scripted = fault(**ask.fields)
-    ask.world.faults.add(scripted)
+def _script(request: _ControlRequest) -> Any:
+    scripted = fault(**request.fields)
+    request.state.faults.add(scripted)
     return asdict(scripted)
 
 
-def _clear(ask: _ControlRequest) -> Any:
-    ask.world.faults.clear()
+def _clear(request: _ControlRequest) -> Any:
+    request.state.faults.clear()
     return {}
 
 
-def _conditions(ask: _ControlRequest) -> Any:
-    return asdict(ask.world.rules.conditions)
+def _conditions(request: _ControlRequest) -> Any:
+    return asdict(request.state.rules.conditions)
 
 
-def _change(ask: _ControlRequest) -> Any:
-    return asdict(ask.world.rules.change(ask.fields))
+def _change(request: _ControlRequest) -> Any:
+    return asdict(request.state.rules.change(request.fields))
 
 
-def _add_foreign_binding(ask: _ControlRequest) -> Any:
-    return asdict(ask.world.rules.add_foreign_binding(foreign_request(**ask.fields)))
+def _add_foreign_binding(request: _ControlRequest) -> Any:
+    return asdict(request.state.rules.add_foreign_binding(foreign_request(**request.fields)))
 
 
-def _restore_binding(ask: _ControlRequest) -> Any:
-    entry = ask.world.rules.restore_binding(int(ask.fields["bind_id"]))
+def _restore_binding(request: _ControlRequest) -> Any:
+    entry = request.state.rules.restore_binding(int(request.fields["bind_id"]))
     if entry is None:
         raise _NotFoundError("no binding with that id has ended before its expiry")
     return asdict(entry)
 
 
-def _remove_binding(world: SimulatorState, bind_id: str) -> Any:
-    entry = world.rules.remove_binding(int(bind_id))
+def _remove_binding(state: SimulatorState, bind_id: str) -> Any:
+    entry = state.rules.remove_binding(int(bind_id))
     if entry is None:
         raise _NotFoundError("no live binding has that id")
     return asdict(entry)
 
 
-def _list_as(world: SimulatorState, bind_id: str, fields: dict[str, Any]) -> Any:
+def _list_as(state: SimulatorState, bind_id: str, fields: dict[str, Any]) -> Any:
     replaced = {name: value for name, value in fields.items() if name != "hidden"}
-    world.rules.list_as(int(bind_id), hidden=fields.get("hidden") is True, replaced=replaced)
+    state.rules.list_as(int(bind_id), hidden=fields.get("hidden") is True, replaced=replaced)
     return fields
 
 

@@ -56,13 +56,13 @@ _GARBAGE = _page(HTTPStatus.OK, "under maintenance")
 _REDIRECT = Reply(code=HTTPStatus.FOUND, body=b"", content_type=HTML, location=REDIRECT_TARGET)
 
 
-def success_reply(answer: Answer) -> Reply:
+def reply_of(answer: Answer) -> Reply:
     """Return the reply with the decision of the rules."""
     body = wire.reply(status=answer.status, reason=answer.reason, data=answer.data)
     return Reply(code=HTTPStatus.OK, body=body, answered=answer.status)
 
 
-def refused(status: str) -> Reply:
+def reply_without_data(status: str) -> Reply:
     """Return an envelope with a status and no data."""
     body = wire.reply(status=status, reason=statuses.meaning(status))
     return Reply(code=HTTPStatus.OK, body=body, answered=status)
@@ -72,13 +72,13 @@ def reply_without_action(fault: Fault) -> Reply | None:
     """Return the reply of a fault that is injected instead of the action; None if nothing is sent."""
     match fault.kind:
         case FaultKind.ANOMALY_BEFORE:
-            return refused(statuses.ANOMALY)
+            return reply_without_data(statuses.ANOMALY)
         case FaultKind.BAD_GATEWAY:
             return _BAD_GATEWAY
         case FaultKind.REDIRECT:
             return _REDIRECT
         case FaultKind.REFUSE:
-            return refused(str(fault.status))
+            return reply_without_data(str(fault.status))
         case _:
             return None
 
@@ -90,15 +90,15 @@ def reply_after_action(fault: Fault | None, answer: Answer) -> Reply | None:
         case FaultKind.LOST_REPLY | FaultKind.RESET_AFTER:
             return None
         case FaultKind.ANOMALY_AFTER:
-            return refused(statuses.ANOMALY)
+            return reply_without_data(statuses.ANOMALY)
         case FaultKind.BAD_GATEWAY_AFTER:
             return _BAD_GATEWAY
         case FaultKind.GARBAGE:
             return _GARBAGE
         case FaultKind.TRUNCATED:
-            return refused(answer.status)
+            return reply_without_data(answer.status)
         case _:
-            return success_reply(_with_wrong_total(answer) if kind is FaultKind.WRONG_TOTAL else answer)
+            return reply_of(_with_wrong_total(answer) if kind is FaultKind.WRONG_TOTAL else answer)
 
 
 def _with_wrong_total(answer: Answer) -> Answer:

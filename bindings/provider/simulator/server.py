@@ -55,8 +55,8 @@ class Listener(socketserver.TCPServer):
     allow_reuse_address = True
     request_queue_size = 1_024
 
-    def __init__(self, *, host: str, port: int, path_prefix: str, world: SimulatorState) -> None:
-        self.world = world
+    def __init__(self, *, host: str, port: int, path_prefix: str, state: SimulatorState) -> None:
+        self.state = state
         self.calls = {path_prefix + path: call for path, call in CALLS.items()}
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -137,7 +137,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if body is None:
             return
         if self.path.startswith(control.PREFIX):
-            code, answer = control.answer(self.server.world, self.command, self.path, body)
+            code, answer = control.answer(self.server.state, self.command, self.path, body)
             self._send(Reply(code=code, body=answer))
         else:
             self._provider(body)
@@ -151,7 +151,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def date_time_string(self, timestamp: float | None = None) -> str:
         """Return the simulator's own time, also for the responses that the base class writes."""
-        return formatdate(self.server.world.rules.now() if timestamp is None else timestamp, usegmt=True)
+        return formatdate(self.server.state.rules.now() if timestamp is None else timestamp, usegmt=True)
 
     def _body(self) -> bytes | None:
         length = self.headers.get("Content-Length", "0")
@@ -169,11 +169,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     # A call of the provider.
 
     def _provider(self, body: bytes) -> None:
-        world = self.server.world
+        state = self.server.state
         call = self.server.calls.get(self.path) if self.command == "POST" else None
-        fault = None if call is None else world.faults.next_fault(call)
+        fault = None if call is None else state.faults.next_fault(call)
         request = self._received(call, fault, body)
-        number = world.journal.add(request)
+        number = state.journal.add(request)
         if fault is not None and fault.kind is FaultKind.DELAY_BEFORE:
             self.server.pause(fault.pause_s)
         decided = None
@@ -183,16 +183,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif fault is not None and not fault.kind.acts:
             reply = replies.reply_without_action(fault)
         else:
-            answer = world.rules.answer(call, request.headers, body)
+            answer = state.rules.answer(call, request.headers, body)
             decided = answer.status
             reply = replies.reply_after_action(fault, answer)
         answered = None if reply is None else reply.answered
-        world.journal.update(number, replace(request, decided=decided, answered=answered))
+        state.journal.update(number, replace(request, decided=decided, answered=answered))
         self._deliver(fault, reply)
 
     def _received(self, call: Call | None, fault: Fault | None, body: bytes) -> RecordedRequest:
         return RecordedRequest(
-            at=self.server.world.rules.now(),
+            at=self.server.state.rules.now(),
             method=self.command,
             path=self.path,
             headers={name.lower(): value for name, value in self.headers.items()},
