@@ -11,11 +11,11 @@ const client = createClient<paths>({
   baseUrl: BINDINGS_URL,
   headers: { Authorization: `Bearer ${BINDINGS_KEY}` },
 });
-const order = { phone_a: "9188067701", phone_b: "9188067799", pool_number: "918806", expire_s: 3600, mode: "AXB" } as const;
+const order = { phone_a: "9188067761", phone_b: "9188067762", pool_number: "918806", expire_s: 3600, mode: "AXB" } as const;
 
 const bound = await client.POST("/v1/bindings", {
-  params: { header: { "Idempotency-Key": "order-42/1" } },
-  body: { ...order, reference: "order-42" },
+  params: { header: { "Idempotency-Key": "order-61/1" } },
+  body: { ...order, reference: "order-61" },
 });
 assert(bound.data, bound.error?.detail);
 assert.equal(bound.response.status, 201);
