@@ -21,7 +21,7 @@ from bindings.domain.text import FreeText
 from bindings.failpoints import hit
 from bindings.http_transport import NotSent, Unknown
 from bindings.lifecycle.clocks import SendClock
-from bindings.lifecycle.older_releases import PROMISED_ENDS
+from bindings.lifecycle.older_versions import PROMISED_ENDS
 from bindings.lifecycle.refusals import record_account_refusal, record_conflict
 from bindings.lifecycle.resolution_times import RetryAfter
 from bindings.lifecycle.storable import require_storable, storable_outcome
@@ -136,7 +136,7 @@ def _bind(runtime: Runtime, client: ProviderClient, request: BindRequest) -> Bin
 
     require_storable(runtime.database, request)
     if request.max_expire_s is not None:
-        runtime.older_releases.require_none(PROMISED_ENDS)
+        runtime.older_versions.require_none(PROMISED_ENDS)
     hit("bind.before_reserve")
     reserved = runtime.database.write(
         work, attempt_timeout_s=runtime.database.timeout_s, autocommit_first=call_function

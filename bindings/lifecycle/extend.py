@@ -14,7 +14,7 @@ from bindings import errors
 from bindings.domain.binding import State
 from bindings.errors import FieldError, InvalidRequest
 from bindings.failpoints import hit
-from bindings.lifecycle.older_releases import PROMISED_ENDS
+from bindings.lifecycle.older_versions import PROMISED_ENDS
 from bindings.store import end_changes
 from bindings.store.bindings import find
 
@@ -80,7 +80,7 @@ def _move_end(
 
     `needs_no_change` gets the binding, the present instant, and one at which this call had not yet sent anything.
     """
-    runtime.older_releases.require_none(PROMISED_ENDS)
+    runtime.older_versions.require_none(PROMISED_ENDS)
     started_at, now = runtime.clock.monotonic(), runtime.clocks.expected_instant()
     for _ in range(ATTEMPTS):
         attempt = partial(move, now)

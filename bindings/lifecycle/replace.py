@@ -23,7 +23,7 @@ from bindings.failpoints import hit
 from bindings.lifecycle.bind import admit, full_scan_required, log_rollback, send
 from bindings.lifecycle.clocks import Predecessor, SendClock
 from bindings.lifecycle.extend import why_not_active
-from bindings.lifecycle.older_releases import SUCCESSORS
+from bindings.lifecycle.older_versions import SUCCESSORS
 from bindings.lifecycle.refusals import record_conflict
 from bindings.lifecycle.resolution_times import RetryAfter
 from bindings.lifecycle.storable import require_storable
@@ -116,7 +116,7 @@ def _replace(
     runtime: Runtime, client: ProviderClient, request: BindRequest, predecessor: Binding, *, force: bool
 ) -> Binding | reserve.Replayed:
     require_storable(runtime.database, request)
-    runtime.older_releases.require_none(SUCCESSORS)
+    runtime.older_versions.require_none(SUCCESSORS)
     # One that is in use would be lost for an unbind that is refused.
     is_in_use = predecessor.state is State.ACTIVE and predecessor.unbind_requested_at is None
     with runtime.admission.unbind_accepted() if is_in_use else nullcontext():

@@ -18,7 +18,7 @@ from bindings.domain.conflict import Policy
 from bindings.errors import Busy, FieldError, InvalidRequest
 from bindings.lifecycle.admission import BindAdmission
 from bindings.lifecycle.clock_monitor import ClockMonitor
-from bindings.lifecycle.older_releases import OlderReleases
+from bindings.lifecycle.older_versions import OlderVersions
 from bindings.provider.client import ProviderClient
 from bindings.sealing.keys import SigningKey, load_signing_key
 from bindings.store import account, cluster_move, phone_key_source, replicas, reserve, schema_version
@@ -56,7 +56,7 @@ class Runtime:
     rollback_detector: RollbackDetector
     reserve_call: ReserveCall
     lookups: Lookups
-    older_releases: OlderReleases
+    older_versions: OlderVersions
     heartbeat: Heartbeat
     seal_key: SigningKey | None
     clock: HostClock
@@ -214,7 +214,7 @@ def new_runtime(
         rollback_detector=RollbackDetector(),
         reserve_call=ReserveCall(),
         lookups=Lookups(database.now, postgres=database.postgres, form_count=database.form_count),
-        older_releases=OlderReleases(database, clock),
+        older_versions=OlderVersions(database, clock),
         heartbeat=replicas.Heartbeat(database, clock, partial(_check_again, database)),
         seal_key=_seal_key(settings),
         clock=clock,

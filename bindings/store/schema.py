@@ -225,7 +225,7 @@ bindings = Table(
         **_only(f"{KEY} IS NOT NULL"),
     ),
     Index("ix_bindings_freed_key", "freed_key", **_only("freed_key IS NOT NULL")),
-    # For replicas of the release before, which look a key up by it; the next release drops it and `duplicate_key`.
+    # For replicas of an older version, which look a key up by it; a later version drops it and `duplicate_key`.
     Index(
         "uq_bindings_app_id_idempotency_key",
         "app_id",

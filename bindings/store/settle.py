@@ -210,7 +210,7 @@ def end_waiting(
     """Record that a successor that waits for its predecessor is never sent; None if it waits no more.
 
     Only its own caller may do so before `settle_by`: past it no caller sends it. In doubt it was never sent
-    either: code of an older release takes it for an intent whose process stopped.
+    either: code of an older version takes it for an intent whose process stopped.
     """
     detail = {} if predecessor_ended is None else {"predecessor_ended": predecessor_ended}
     return _fail(tx, binding_id, caller, reason=Reason.NEVER_SENT, status=None, detail=detail, waiting=True)

@@ -649,8 +649,8 @@ BUGS: tuple[Bug, ...] = (
         fast=True,
     ),
     bug(
-        "processes_of_older_releases_are_not_looked_for",
-        "bindings.lifecycle.older_releases:OlderReleases.require_none",
+        "processes_of_older_versions_are_not_looked_for",
+        "bindings.lifecycle.older_versions:OlderVersions.require_none",
         replace_body("return None"),
         tests=EXTEND,
         detected_by="older_version_is_at_work and sqlite",

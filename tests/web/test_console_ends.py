@@ -338,7 +338,7 @@ def test_form_says_why_it_cannot_be_sent_and_an_error_what_to_do(
     harness.database.write(replicas.record)
     older = text("UPDATE replicas SET schema_revision = NULL, name = 'old-host:7'")
     harness.database.write(lambda tx: tx.connection.execute(older))
-    console.service.runtime.older_releases._absent_until.clear()
+    console.service.runtime.older_versions._absent_until.clear()
     for path, form in ((EXTEND, {"amount": "17", "unit": "seconds"}), (UNBIND, LATER | {"amount": "17"})):
         busy = browser.post(path.format(id=fixed.id), form)
         assert (busy.status_code, 'value="17"' in busy.text) == (503, True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bindings.domain.binding import State
 from bindings.errors import Busy
-from bindings.lifecycle.older_releases import PROMISED_ENDS, SUCCESSORS
+from bindings.lifecycle.older_versions import PROMISED_ENDS, SUCCESSORS
 from bindings.validation import fields
 from bindings.validation import requests as validation
 from bindings.validation.requests import FieldErrors
@@ -47,12 +47,12 @@ def obstacles(runtime: Runtime, binding: Binding, successor: Binding | None, now
     """
     ended = _why_ended(binding, now)
     no_account = NO_ACCOUNT if runtime.client is None else None
-    fixed = ended or _why_fixed(binding) or _older_releases(runtime, PROMISED_ENDS)
+    fixed = ended or _why_fixed(binding) or _older_versions(runtime, PROMISED_ENDS)
     return Obstacles(
         extend=fixed or _why_at_its_longest(binding),
         shorten=fixed,
         unbind=ended or no_account,
-        replace=_why_not_replaced(binding, successor, now) or no_account or _older_releases(runtime, SUCCESSORS),
+        replace=_why_not_replaced(binding, successor, now) or no_account or _older_versions(runtime, SUCCESSORS),
     )
 
 
@@ -91,9 +91,9 @@ def _why_not_replaced(binding: Binding, successor: Binding | None, now: datetime
     return "It has ended." if binding.state.terminal else "It is not active yet."
 
 
-def _older_releases(runtime: Runtime, first_revision: str) -> str | None:
+def _older_versions(runtime: Runtime, first_revision: str) -> str | None:
     try:
-        runtime.older_releases.require_none(first_revision)
+        runtime.older_versions.require_none(first_revision)
     except Busy as busy:
         text = f"{busy}. {busy.next_step()}"
         return text[0].upper() + text[1:]

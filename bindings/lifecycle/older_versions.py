@@ -24,7 +24,7 @@ RECHECK_S = 60.0
 MAX_NAMES = 3
 
 
-class OlderReleases:
+class OlderVersions:
     """The processes of older versions that use one database. Thread-safe; one read a minute for each revision."""
 
     def __init__(self, database: Database, clock: HostClock) -> None:
