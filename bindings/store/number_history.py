@@ -19,7 +19,7 @@ from bindings.store.column_types import Instant
 from bindings.store.compiled import MOST_CLOCKS, CompiledStatement
 from bindings.store.events import COLUMNS as EVENT_COLUMNS
 from bindings.store.events import from_rows, is_kind, read
-from bindings.store.queries import LONGEST_SPAN, count_by_index, has_party
+from bindings.store.queries import LONGEST_SPAN, count_by_index, has_party, is_between
 from bindings.store.schema import bindings, events
 
 if TYPE_CHECKING:
@@ -49,9 +49,8 @@ def bindings_between(
 
 @cache
 def _between(form_count: int, of_party: bool) -> CompiledStatement:
-    held_until, started = bindings.c.held_until, bindparam("until", type_=Instant) >= _STARTED
-    in_range = held_until >= bindparam("since", type_=Instant), held_until <= bindparam("span", type_=Instant)
-    conditions = (*in_range, started, _NOT_FAILED, *_with_party(form_count, of_party))
+    conditions = (*is_between(), bindparam("until", type_=Instant) >= _STARTED, _NOT_FAILED)
+    conditions = (*conditions, *_with_party(form_count, of_party))
     branches = (select(*COLUMNS).where(match, *conditions) for match in _matches(form_count))
     return CompiledStatement(union_all(*branches))
 

@@ -179,27 +179,33 @@ def bindings_with_middle_number(
     With `party`, only bindings in which that phone had the middle number.
     """
     dialect = connection.dialect
-    return run(
-        connection,
-        _BETWEEN if party is None else _between_with_party(phones.form_count(dialect)),
-        middle_number=middle_number,
-        since=since,
-        until=until,
-        span=until + LONGEST_SPAN,
-        **({} if party is None else phones.parameter_values(dialect, phone=party)),
-    )
+    statement = _BETWEEN if party is None else _between_with_party(phones.form_count(dialect))
+    values = {"middle_number": middle_number, "since": since, "until": until, "span": until + LONGEST_SPAN}
+    if party is not None:
+        values |= phones.parameter_values(dialect, phone=party)
+    return [to_binding(row) for row in statement.fetch_all(connection, values)]
 
 
-def _between(as_a: ColumnElement[bool], as_b: ColumnElement[bool]) -> Select[Any]:
-    """Build the statement for bindings that may have existed between :since and :until."""
+def is_between() -> tuple[ColumnElement[bool], ...]:
+    """Return conditions on the index of a number that a binding meets if it existed between :since and :until.
+
+    :span is `LONGEST_SPAN` after :until: without this bound the later history of a busy number would be read too.
+    A binding is not sent before it is requested, so the last condition follows from one on the start.
+    """
+    since, until, span = (bindparam(name, type_=Instant) for name in ("since", "until", "span"))
     held_until = bindings.c.held_until
-    # Without the upper bound on held_until the later history of a busy number would be read too.
-    in_range = and_(
-        held_until >= bindparam("since", type_=Instant), held_until <= bindparam("span", type_=Instant)
-    )
-    candidates = sql.materialized(select(*COLUMNS).where(as_a, in_range), select(*COLUMNS).where(as_b, in_range))
+    # A planner that knew this value might begin with the index on requested_at, where it expects few bindings.
+    unknown_until = select(until).scalar_subquery()
+    return held_until >= since, held_until <= span, bindings.c.requested_at <= unknown_until
+
+
+def _between(as_a: ColumnElement[bool], as_b: ColumnElement[bool]) -> CompiledStatement:
+    """Build the statement for bindings that may have existed between :since and :until."""
+    candidates = sql.materialized(*(select(*COLUMNS).where(match, *is_between()) for match in (as_a, as_b)))
     started = func.coalesce(candidates.c.sent_at, candidates.c.requested_at, type_=Instant)
-    return select(*(candidates.c[name] for name in NAMES)).where(started <= bindparam("until", type_=Instant))
+    return CompiledStatement(
+        select(*(candidates.c[name] for name in NAMES)).where(started <= bindparam("until", type_=Instant))
+    )
 
 
 _NUMBER = bindparam("middle_number", type_=String)
@@ -207,7 +213,7 @@ _BETWEEN = _between(bindings.c.middle_number_a == _NUMBER, middle_number_b_is(_N
 
 
 @cache
-def _between_with_party(form_count: int) -> Select[Any]:
+def _between_with_party(form_count: int) -> CompiledStatement:
     by_a, by_b = (phones.is_any_of(column, phones.parameters("phone", form_count)) for column in _PHONES)
     return _between(
         and_(by_a, bindings.c.middle_number_a == _NUMBER), and_(by_b, bindings.c.middle_number_b == _NUMBER)
@@ -258,16 +264,23 @@ def _activity(now: ColumnElement[datetime], *, active: bool, postgres: bool) -> 
 
 
 def count_by_index(branches: Iterable[ColumnElement[bool]], limit: int) -> ScalarSelect[int]:
-    """Return the number of bindings of the branches, each read by its index to at most `limit` rows.
-
-    The index of a branch is one over (its column, `held_until`).
-    """
-    held_until, most, row = bindings.c.held_until, sql.literal_number(limit), sql.literal_number(1).label("row")
-    # In the order of the index: else a planner may read the whole table. No column is read but those of the index,
-    # which has the rows of a vacuumed page.
-    parts = (select(row).where(branch).order_by(held_until).limit(most).subquery() for branch in branches)
-    all_parts = union_all(*(select(part) for part in parts)).subquery()
+    """Return the number of bindings of the branches, each read as in `read_by_index`."""
+    all_parts = read_by_index(branches, sql.literal_number(1).label("row"), limit).subquery()
     return select(func.count()).select_from(all_parts).scalar_subquery()
+
+
+def read_by_index(
+    branches: Iterable[ColumnElement[bool]], column: ColumnElement[Any], limit: int
+) -> CompoundSelect[Any]:
+    """Return a value of the bindings of the branches, each read by its index alone to at most `limit` rows.
+
+    The index of a branch is one over (its column, `held_until`, `requested_at`), of which `column` may be one. The
+    table is read only for rows of pages that were not vacuumed since their last change.
+    """
+    # In the order of the index: else a planner may read the whole table.
+    order, most = bindings.c.held_until, sql.literal_number(limit)
+    parts = (select(column).where(branch).order_by(order).limit(most).subquery() for branch in branches)
+    return union_all(*(select(part) for part in parts))
 
 
 def by_ids(connection: Connection, binding_ids: list[str]) -> list[Binding]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from enum import StrEnum
 
 SEALED_PHONES = "0018"  # the first revision whose code reads encrypted phones
-HEAD = "0022"  # the migration that this code needs; a test checks that it is the newest one
+HEAD = "0023"  # the migration that this code needs; a test checks that it is the newest one
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -182,20 +182,23 @@ bindings = Table(
         name="ended",
     ),
     CheckConstraint("expires_at IS NULL OR expires_at <= held_until OR ended_at IS NOT NULL", name="held"),
-    # The holders of a phone or a middle number are derived from these four, for reserve, lookup and trace.
-    Index("ix_bindings_phone_a_held_until", "phone_a", "held_until"),
-    Index("ix_bindings_phone_b_held_until", "phone_b", "held_until"),
+    # The holders of a phone or a middle number are derived from these four, for reserve, lookup and trace. A trace
+    # and a search read the time of the request from them, so that they do not read the rows of other bindings.
+    Index("ix_bindings_phone_a_held_until_requested_at", "phone_a", "held_until", "requested_at"),
+    Index("ix_bindings_phone_b_held_until_requested_at", "phone_b", "held_until", "requested_at"),
     Index(
-        "ix_bindings_middle_number_a_held_until",
+        "ix_bindings_middle_number_a_held_until_requested_at",
         "middle_number_a",
         "held_until",
+        "requested_at",
         **_only("middle_number_a IS NOT NULL"),
     ),
     # If both parties have the same number, A's index finds it: see `bindings.middle_number_b_is`.
     Index(
-        "ix_bindings_middle_number_b_held_until",
+        "ix_bindings_middle_number_b_held_until_requested_at",
         "middle_number_b",
         "held_until",
+        "requested_at",
         **_only("middle_number_b <> middle_number_a"),
     ),
     # For the jobs: only live rows are in these.

@@ -197,8 +197,10 @@ DELIVERY_INDEXES = {
 }
 HELD = {"ix_holds_phone_held_until"}
 HELD_AT_A_TIME = {"ix_holds_held_until"}
-PHONE = {"ix_bindings_phone_a_held_until", "ix_bindings_phone_b_held_until"}
-NUMBER = {"ix_bindings_middle_number_a_held_until", "ix_bindings_middle_number_b_held_until"}
+PHONE, NUMBER = (
+    {f"ix_bindings_{column}_{party}_held_until_requested_at" for party in "ab"}
+    for column in ("phone", "middle_number")
+)
 REFERENCE = {"ix_bindings_reference"}
 WAITING = {"ix_bindings_waiting"}
 DOUBTS = ("ix_bindings_unsettled", "ix_bindings_in_doubt", "ix_bindings_unbinding")
@@ -262,6 +264,11 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
         PHONE | HELD,
         lambda service: service.check(phone_a="9100000001", phone_b="915500000007", mode="AXB"),
     ),
+    "search by phone": (PHONE, lambda service: service.search(phone="9100000042", limit=50)),
+    "search by phone, second page": (
+        PHONE,
+        lambda service: service.search(phone="9100000042", limit=50, cursor=SECOND_PAGE),
+    ),
     "search by middle number": (NUMBER, lambda service: service.search(middle_number="9188000042", limit=50)),
     "trace of now": (
         NUMBER | HELD_AT_A_TIME | KEYS,
@@ -274,6 +281,10 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
     "trace of the past": (
         NUMBER | HELD_AT_A_TIME | KEYS,
         lambda service: service.trace(middle_number="9188000042", at=datetime.now(UTC) - timedelta(hours=6)),
+    ),
+    "trace of a time before any binding": (
+        NUMBER | HELD_AT_A_TIME | KEYS,
+        lambda service: service.trace(middle_number="9188000042", at=datetime.now(UTC) - timedelta(days=90)),
     ),
     "trace of a party": (
         PHONE | NUMBER | HELD | HELD_AT_A_TIME | KEYS,
@@ -450,7 +461,6 @@ def test_number_that_statistics_overrate_is_not_searched_for_in_the_whole_histor
 
 
 FORMS: dict[str, Callable[[BindingService], object]] = {
-    "search by phone": lambda service: service.search(phone="9100000042", limit=50),
     "conflict check in the form of every row": lambda service: service.runtime.database.read(
         reserve.holders, HELD_PAIR, TERMS, datetime.now(UTC), 1
     ),

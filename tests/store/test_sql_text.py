@@ -316,16 +316,15 @@ def _search(recorder: _Recorder) -> None:
     search.search(cast("Connection", recorder), filters, now, before=(NOW, ID), limit=100)
 
 
-def _search_by_phone(recorder: _Recorder) -> None:
-    recorder.rows = [[(search.MOST_SORTED,)]]
-    now = _dialect(recorder).now_once
-    search.search(cast("Connection", recorder), SearchFilters(phone=PHONE), now, before=None, limit=51)
+def _search_by_number(
+    *counts: object, before: tuple[datetime, str] | None = None, **filters: Any
+) -> Callable[[_Recorder], None]:
+    def search_by_number(recorder: _Recorder) -> None:
+        recorder.rows = [[count] for count in counts]
+        now = _dialect(recorder).now_once
+        search.search(cast("Connection", recorder), SearchFilters(**filters), now, before=before, limit=51)
 
-
-def _search_by_middle_number(recorder: _Recorder) -> None:
-    recorder.rows = [[(search.MOST_SORTED + 1,)]]
-    now, filters = _dialect(recorder).now_once, SearchFilters(middle_number="9188067700")
-    search.search(cast("Connection", recorder), filters, now, before=None, limit=51)
+    return search_by_number
 
 
 def _list_page(recorder: _Recorder) -> None:
@@ -397,6 +396,7 @@ def _access_log_counts(recorder: _Recorder) -> None:
 
 
 # The name of the file, the call, and how many of the statements that it sends belong to the file.
+EMPTY_PAGE, TOO_MANY = (SimpleNamespace(number=number, id=None) for number in (0, search.MOST_SORTED + 1))
 CALLS: dict[str, tuple[Callable[[_Recorder], None], int]] = {
     "reserve_lock": (_reserve_lock, 1),
     "reserve_check": (_reserve_check, 1),
@@ -429,8 +429,13 @@ CALLS: dict[str, tuple[Callable[[_Recorder], None], int]] = {
     "lookup_by_party_encrypted": (_lookup("by_party", form_count=2), 1),
     "lookup_by_reference": (_lookup("by_reference"), 1),
     "search": (_search, 1),
-    "search by phone": (_search_by_phone, 2),
-    "search by middle number": (_search_by_middle_number, 2),
+    "search by phone": (_search_by_number(EMPTY_PAGE, phone=PHONE), 1),
+    "search by phone, second page": (_search_by_number(EMPTY_PAGE, phone=PHONE, before=(NOW, ID)), 1),
+    "search by phone and pool": (
+        _search_by_number((search.MOST_SORTED,), phone=PHONE, pool_number="918806"),
+        2,
+    ),
+    "search by middle number": (_search_by_number(TOO_MANY, middle_number="9188067700"), 2),
     "list_page": (_list_page, 3),
     "list_counts": (_list_counts, 2),
     "trace": (_trace(None), 1),

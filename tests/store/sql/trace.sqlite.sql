@@ -20,6 +20,9 @@ WITH c AS MATERIALIZED (
     WHERE bindings.middle_number_a = :middle_number
       AND bindings.held_until >= :since
       AND bindings.held_until <= :span
+      AND bindings.requested_at <= (
+        SELECT :until AS anon_1
+    )
     UNION ALL
     SELECT bindings.id AS id, bindings.mode AS mode, bindings.phone_a AS phone_a,
         bindings.phone_b AS phone_b, bindings.pool_number AS pool_number, bindings.app_id AS app_id,
@@ -43,6 +46,9 @@ WITH c AS MATERIALIZED (
       AND bindings.middle_number_b != bindings.middle_number_a
       AND bindings.held_until >= :since
       AND bindings.held_until <= :span
+      AND bindings.requested_at <= (
+        SELECT :until AS anon_2
+    )
 )
 SELECT c.id, c.mode, c.phone_a, c.phone_b, c.pool_number, c.app_id, c.scope, c.reference,
     c.idempotency_key, c.replaces, c.replaced_by, c.waits_for, c.expire_s, c.max_expire_s, c.warn_s,

@@ -21,6 +21,9 @@ WITH c AS MATERIALIZED (
       AND bindings.middle_number_a = :middle_number::VARCHAR
       AND bindings.held_until >= :since::TIMESTAMP WITH TIME ZONE
       AND bindings.held_until <= :span::TIMESTAMP WITH TIME ZONE
+      AND bindings.requested_at <= (
+        SELECT :until::TIMESTAMP WITH TIME ZONE AS anon_1
+    )
     UNION ALL
     SELECT bindings.id AS id, bindings.mode AS mode, bindings.phone_a AS phone_a,
         bindings.phone_b AS phone_b, bindings.pool_number AS pool_number, bindings.app_id AS app_id,
@@ -44,6 +47,9 @@ WITH c AS MATERIALIZED (
       AND bindings.middle_number_b = :middle_number::VARCHAR
       AND bindings.held_until >= :since::TIMESTAMP WITH TIME ZONE
       AND bindings.held_until <= :span::TIMESTAMP WITH TIME ZONE
+      AND bindings.requested_at <= (
+        SELECT :until::TIMESTAMP WITH TIME ZONE AS anon_2
+    )
 )
 SELECT c.id, c.mode, c.phone_a, c.phone_b, c.pool_number, c.app_id, c.scope, c.reference,
     c.idempotency_key, c.replaces, c.replaced_by, c.waits_for, c.expire_s, c.max_expire_s, c.warn_s,

@@ -1,0 +1,84 @@
+"""The time of the request in the indexes of phones and middle numbers.
+
+In the index a trace drops the bindings that began later, and a search by number sees which bindings are on its
+page: neither reads the rows of the others. Code of 0008 to 0022 uses these indexes as it used the narrower ones.
+
+On PostgreSQL each index is built without a lock and hence outside a transaction, and then the one that it replaces
+is dropped; an interrupted migration is repeated. To undo it, they only get the old names back: they serve the code
+of before too, and to build the narrower ones again would take minutes on a large table.
+
+Revision ID: 0023
+Revises: 0022
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from alembic import op
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+revision = "0023"
+down_revision = "0022"
+branch_labels = None
+depends_on = None
+
+READABLE_FROM = "0008"
+LOSSES: dict[str, str] = {}
+CONDITIONS = {
+    "phone_a": "",
+    "phone_b": "",
+    "middle_number_a": " WHERE middle_number_a IS NOT NULL",
+    "middle_number_b": " WHERE middle_number_b <> middle_number_a",
+}
+
+
+def upgrade() -> None:
+    sqlite = op.get_bind().dialect.name == "sqlite"
+    for column, condition in CONDITIONS.items():
+        old, new = _names(column)
+        indexed = f"ON bindings ({column}, held_until, requested_at){condition}"
+        if sqlite:
+            op.execute(f"CREATE INDEX {new} {indexed}")
+            op.execute(f"DROP INDEX {old}")
+        else:
+            with _outside_transaction():
+                op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {new}")  # of an interrupted build
+                op.execute(f"CREATE INDEX CONCURRENTLY {new} {indexed}")
+                op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {old}")
+    op.execute(f"INSERT INTO schema_info (revision, readable_from) VALUES ('{revision}', '{READABLE_FROM}')")
+
+
+def downgrade() -> None:
+    op.execute(f"DELETE FROM schema_info WHERE revision = '{revision}'")
+    sqlite = op.get_bind().dialect.name == "sqlite"
+    for column, condition in CONDITIONS.items():
+        old, new = _names(column)
+        if sqlite:
+            op.execute(f"CREATE INDEX {old} ON bindings ({column}, held_until){condition}")
+            op.execute(f"DROP INDEX {new}")
+        else:
+            op.execute(f"ALTER INDEX {new} RENAME TO {old}")
+
+
+def _names(column: str) -> tuple[str, str]:
+    """Return the names of the index before and after."""
+    old = f"ix_bindings_{column}_held_until"
+    return old, f"{old}_requested_at"
+
+
+@contextmanager
+def _outside_transaction() -> Iterator[None]:
+    """Run statements outside of a transaction and without a lock timeout.
+
+    Such a statement waits for every open transaction, and blocks no reader or writer.
+    """
+    with op.get_context().autocommit_block():
+        allowed = op.get_bind().execute(sa.text("SHOW lock_timeout")).scalar()
+        op.execute("SET lock_timeout = 0")
+        yield
+        op.execute(f"SET lock_timeout = '{allowed}'")
