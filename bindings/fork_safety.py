@@ -4,6 +4,9 @@ A child has a copy of every object, but only the forking thread: a lock that ano
 thread pool has no threads, and a connection is shared with the parent. An object that has one of these is
 `ForkSensitive` and replaces it in the child. What cannot be replaced has a `ProcessMark` and refuses to go on.
 
+A server written in C may fork without Python's hooks (uWSGI does, by default): `run_missed_hooks` stands where the
+use of such an object begins. Nothing was called in the parent then, which is assumed to fork in its only thread.
+
 Nothing here knows what an object is for.
 """
 
@@ -24,6 +27,8 @@ _IMPORT_POLL_S = 0.01
 
 _objects: weakref.WeakSet[ForkSensitive] = weakref.WeakSet()
 _objects_lock = threading.Lock()
+_process = os.getpid()  # in which the hooks were called last
+_missed_hooks_lock = threading.Lock()
 
 
 class ForkedProcessError(RuntimeError):
@@ -60,6 +65,7 @@ class ForkSafeLock(ForkSensitive):
         self._lock = threading.Lock()
 
     def __enter__(self) -> None:
+        run_missed_hooks()
         self._lock.acquire()
 
     def __exit__(
@@ -136,10 +142,25 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
+    global _process, _missed_hooks_lock  # noqa: PLW0603 -- the state of a process
     watched_objects = list(_objects)
     _objects_lock.release()
     for watched in watched_objects:
         watched.after_fork_in_child()
+    _missed_hooks_lock = threading.Lock()
+    _process = os.getpid()
+
+
+def run_missed_hooks() -> None:
+    """Call the hooks of this process if it was forked without them; other threads of it wait for that."""
+    global _process  # noqa: PLW0603 -- the state of a process
+    if _process == os.getpid():
+        return
+    with _missed_hooks_lock:
+        if _process != os.getpid():
+            for watched in list(_objects):
+                watched.after_fork_in_child()
+            _process = os.getpid()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 from sqlalchemy import event
 
 from bindings.errors import Busy
-from bindings.fork_safety import ForkSensitive, keep_alive
+from bindings.fork_safety import ForkSensitive, keep_alive, run_missed_hooks
 from bindings.store.engine import Connections, driver_url
 from bindings.store.failures import READ_ONLY
 from bindings.store.fork_gate import ForkGate
@@ -74,6 +74,7 @@ class ProcessConnections(ForkSensitive):
 
     def open_in_child(self) -> None:
         """Make new connections if those here are the parent's. Every use of a connection begins with this."""
+        run_missed_hooks()
         if self._inherited:
             with self._reopening:
                 if self._inherited:

@@ -312,13 +312,11 @@ print("done")
 """
 
 
-def test_child_that_exits_closes_nothing_of_the_parent(
-    service: BindingService, database_url: str, simulator: Simulator
-) -> None:
-    bind_pairs(service)
+def run_program(program: str, database_url: str, simulator: Simulator) -> subprocess.CompletedProcess[str]:
+    """Run a program in another process, with the settings of the test and its first phone."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BINDINGS_")}
-    result = subprocess.run(
-        [sys.executable, "-W", "error::ResourceWarning", "-c", PROGRAM, phones(0)[0]],
+    return subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", program, phones(0)[0]],
         env=environment
         | {
             "BINDINGS_DATABASE_URL": database_url,
@@ -329,8 +327,48 @@ def test_child_that_exits_closes_nothing_of_the_parent(
         timeout=100,
         check=False,
     )
+
+
+def test_child_that_exits_closes_nothing_of_the_parent(
+    service: BindingService, database_url: str, simulator: Simulator
+) -> None:
+    bind_pairs(service)
+    result = run_program(PROGRAM, database_url, simulator)
     assert (result.returncode, result.stdout) == (0, "done\n"), result.stderr
     refusals = [line for line in result.stderr.splitlines() if "forked" in line]
     assert len(refusals) == (1 if database_url.startswith("sqlite") else 0), result.stderr
     assert "Traceback" not in result.stderr, result.stderr
     assert bind(service, 8).state is State.ACTIVE
+
+
+FORK_WITHOUT_HOOKS = """
+import ctypes, os, sys
+from bindings import BindingService
+from bindings.fork_safety import ForkedProcessError
+service = BindingService.open()
+assert service.lookup(phone=sys.argv[1])
+database = service.runtime.database
+for number in range(3):
+    if ctypes.PyDLL(None).fork() == 0:
+        try:
+            with service.runtime.admission.slot("any"):
+                answers = [bool(service.lookup(phone=sys.argv[1])) for _ in range(20)]
+            open_here = database._reads.idle + database.connections_in_use()
+            print(f"{all(answers)}, {open_here < 10}\\n", end="", flush=True)
+        except ForkedProcessError as error:
+            print("refused\\n", end="", flush=True)
+        os._exit(0)
+    os.wait()
+    assert service.lookup(phone=sys.argv[1])
+service.close()
+"""
+
+
+def test_children_of_a_fork_without_hooks_use_connections_of_their_own(
+    service: BindingService, database_url: str, simulator: Simulator
+) -> None:
+    """Regression: under uWSGI each call of a child opened a connection that was never closed."""
+    bind_pairs(service)
+    result = run_program(FORK_WITHOUT_HOOKS, database_url, simulator)
+    line = "refused" if database_url.startswith("sqlite") else "True, True"
+    assert (result.returncode, result.stdout.splitlines()) == (0, [line] * 3), result.stderr
