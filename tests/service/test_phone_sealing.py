@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy import DateTime, column, delete, insert, select, table, text, update
 from uuid_utils import uuid7
 
 from bindings import errors, failpoints
@@ -24,7 +25,7 @@ from bindings.store import replicas as replica_rows
 from bindings.store.schema import HEAD, SEALED_PHONES, bindings, holds, refusals, replicas
 from bindings.store.sessions import Search
 from bindings.validation import requests as validation
-from tests.service.harness import APP, POOL, A, B, C, D, E, F, G, H
+from tests.service.harness import APP, POOL, A, B, C, D, E, F, G, H, wait_for
 from tests.service.phone_keys import phone_keys, write_ring
 from tests.service.phone_traces import dump_of, traces_in
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from bindings.access.erasure import ErasureResult
     from tests.service.harness import ServiceHarness
 
 ALL_TABLES = store.TABLES
@@ -534,3 +536,95 @@ def test_dump_of_an_encrypted_database_has_no_trace_of_a_thousand_phones(
     assert traces_in(dump, phones) == set()
     assert len(fingerprints) > len(pairs[:40])
     assert not any(fingerprint.encode() in dump for fingerprint in fingerprints)
+
+
+def test_conversion_is_not_complete_while_a_row_is_left(harness: ServiceHarness, tmp_path: Path) -> None:
+    """A row in digits that comes behind the place of the conversion is left to the next call."""
+    Content(harness)
+    service = ring_of(harness, tmp_path)
+
+    def add_row_in_digits(point: str) -> None:
+        if point == "phones.after_batch":
+            expires_at = harness.clock()
+            values = {"id": uuid7().hex, "owner": "browser", "number": A, "expires_at": expires_at}
+            service.runtime.database.write(lambda tx: tx.connection.execute(insert(digits_table), values))
+
+    digits_table = table(
+        "searches", column("id"), column("owner"), column("number"), column("expires_at", DateTime)
+    )
+    failpoints.install(add_row_in_digits)
+    result = phone_sealing.seal(service.runtime)
+    failpoints.install(None)
+    assert (result.complete, result.removable) == (False, [])
+    assert result.remaining["searches"] > 0
+    assert service.runtime.database.read(store.status).sealed_at is None
+    assert phone_sealing.seal(service.runtime).complete
+
+
+@pytest.mark.parametrize("database_kind", [pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True)
+def test_row_that_is_erased_while_its_batch_is_converted_stays_erased(
+    harness: ServiceHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch has read the phone in digits; on SQLite it holds the write lock from then on."""
+    bound = harness.bind(A, B)
+    harness.service.unbind(bound.id)
+    service = ring_of(harness, tmp_path)
+    eraser = harness.open(
+        phone_keys_file=str(tmp_path / "ring 1"), erasure_journal=str(tmp_path / "erasures.jsonl")
+    )
+    convert = store._converted
+    erased: list[ErasureResult] = []
+
+    def erase_first(*arguments: Any) -> dict[str, Any]:
+        if not erased:
+            erased.append(eraser.erasure.erase(phone=A, reason="request 17"))
+        return convert(*arguments)
+
+    monkeypatch.setattr(store, "_converted", erase_first)
+    phone_sealing.seal(service.runtime)
+    assert erased[0].bindings == 1
+    assert service.get(bound.id).phone_a.is_erased
+    assert phone_sealing.seal(service.runtime).complete
+    assert service.get(bound.id).phone_a.is_erased
+    assert service.get(bound.id).phone_b == B
+
+
+@pytest.mark.parametrize("database_kind", [pytest.param("postgresql", marks=pytest.mark.postgres)], indirect=True)
+def test_keys_change_only_after_the_transactions_that_write_digits(
+    harness: ServiceHarness, tmp_path: Path
+) -> None:
+    """A bind that has read how phones are written commits before the change, or the row would stay in digits."""
+    Content(harness)
+    service = ring_of(harness, tmp_path)
+    service.runtime.reserve_call._callable = False  # the transaction, which can be held open
+    recorded, may_commit = threading.Event(), threading.Event()
+    passed: list[str] = []
+
+    def hold_open(point: str) -> None:
+        passed.append(point)
+        if (
+            passed.count("bind.reserve_in_transaction") == 2 and not recorded.is_set()
+        ):  # the first is of the function
+            recorded.set()
+            assert may_commit.wait(300)
+
+    def bind() -> None:
+        service.bind(phone_a="9188067710", phone_b="9188067711", pool_number=POOL, expire_s=60, mode="AXB")
+
+    failpoints.install(hold_open)
+    binding, results = threading.Thread(target=bind, daemon=True), []
+    sealing = threading.Thread(target=lambda: results.append(phone_sealing.seal(service.runtime)), daemon=True)
+    binding.start()
+    assert recorded.wait(300)
+    sealing.start()
+    waiting = text(
+        "SELECT count(*) FROM pg_locks WHERE relation = 'account'::regclass AND mode = 'AccessExclusiveLock'"
+        " AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    wait_for(lambda: bool(results) or harness.database.read(lambda c: c.execute(waiting).scalar_one()) > 0)
+    may_commit.set()
+    failpoints.install(None)
+    binding.join(300)
+    sealing.join(300)
+    assert results[0].complete
+    assert rows_of(harness, "SELECT phone_a FROM bindings WHERE phone_a NOT LIKE '~%'") == []
