@@ -20,13 +20,19 @@ from tests import deliveries
 
 if TYPE_CHECKING:
     from benchmarks.bench_context import BenchContext
+    from benchmarks.data import BenchDatabase
     from bindings.service import BindingService
 
 BINDS = 20
 EXPIRIES = 40
 BATCH = 16  # deliveries leased at a time, as in webhooks/sender.py
 PERIOD_S = 0.001  # of jobs that run once per period: short, so that each round claims a new slot
-# Counters of a backend become visible a moment after its transaction.
+# A session adds its counts when it ends, or up to a minute after its transaction.
+OTHER_SESSIONS = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+"""
+LONGEST_END_S = 60.0  # of a session whose connection was closed
 COUNTED = """
     SELECT relname, n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables
     WHERE n_tup_upd > 0 AND relname <> 'alembic_version' ORDER BY relname
@@ -47,7 +53,7 @@ def measure(context: BenchContext) -> list[Result]:
             _run_jobs(service)
             _deliver(service, webhook)
         service.webhooks.remove(webhook)
-    time.sleep(1.0)
+    _wait_until_counted(bench_db)
     return [
         Result(
             target=Target(id="updates", title=f"updates of {table} that were heap-only", unit="%"),
@@ -56,6 +62,15 @@ def measure(context: BenchContext) -> list[Result]:
         )
         for table, updates, heap_only in bench_db.execute(COUNTED).fetchall()
     ]
+
+
+def _wait_until_counted(bench_db: BenchDatabase) -> None:
+    """Wait for the end of every other session."""
+    deadline = time.monotonic() + LONGEST_END_S
+    while bench_db.execute(OTHER_SESSIONS).fetchone() != (0,):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the sessions that were counted have not ended in {LONGEST_END_S:.0f} s")
+        time.sleep(0.01)
 
 
 def _run_jobs(service: BindingService) -> None:
