@@ -72,6 +72,15 @@ RELEASE = "tests/service/test_release.py"
 LOOK = "tests/service/test_look.py"
 REPLACE = "tests/service/test_replace.py"
 REPLACE_RACES = "tests/service/test_replace_races.py"
+CONFLICTS = "tests/service/test_conflicts.py"
+MARK_ABSENT = "tests/service/test_mark_absent.py"
+RECONCILE = "tests/service/test_reconcile.py"
+SCAN_EVIDENCE = "tests/unit/test_scan_evidence.py"
+ERASURE = "tests/service/test_erasure.py"
+PHONE_SEALING = "tests/service/test_phone_sealing.py"
+SEAL_JOB = "tests/sealing/test_seal_job.py"
+RETENTION = "tests/store/test_retention.py"
+RESERVE = "tests/store/test_reserve.py"
 RUN_TIMEOUT_S = 300
 
 
@@ -852,6 +861,195 @@ BUGS: tuple[Bug, ...] = (
         insert_before(calls("settle_predecessor"), "now = earlier"),
         tests=REPLACE_RACES,
         detected_by="read_after_its_locks and postgresql",
+    ),
+    bug(
+        "extension_that_is_attempted_again_counts_from_then",
+        "bindings.lifecycle.extend:extend",
+        replace(compares("began_at"), "binding.expires_at is not None and now + life <= binding.expires_at"),
+        tests=EXTEND,
+        detected_by="attempted_again and sqlite",
+    ),
+    bug(
+        "refusal_names_the_holder_that_ends_first",
+        "bindings.store.reserve:holders",
+        replace(literal(True), "False"),
+        tests=CONFLICTS,
+        detected_by="two_holders and sqlite",
+    ),
+    bug(
+        "hold_is_ended_twice",
+        "bindings.store.holds:end_holds",
+        remove(compares("held_until")),
+        tests=RESERVE,
+        detected_by="two_processes_end and sqlite",
+    ),
+    bug(
+        "late_success_that_is_unknown_frees_immediately",
+        "bindings.jobs.recover:_release_late_successes",
+        replace(calls("guard_for"), "0.0"),
+        tests=MARK_ABSENT,
+        detected_by="provider_does_not_know and sqlite",
+    ),
+    bug(
+        "late_success_is_an_orphan",
+        "bindings.jobs.reconcile_rows:apply_rows",
+        replace(compares("owed_bind_ids"), "True"),
+        tests=MARK_ABSENT,
+        detected_by="is_no_orphan and sqlite",
+    ),
+    bug(
+        "pending_binding_is_adopted",
+        "bindings.jobs.scan_evidence:adoptions",
+        replace(compares("IN_DOUBT"), "True"),
+        tests=SCAN_EVIDENCE,
+        detected_by="alone_with_its_row",
+    ),
+    bug(
+        "row_settles_one_of_two_doubts",
+        "bindings.jobs.scan_evidence:adoptions",
+        replace(calls("len"), "len(doubts[:1])"),
+        tests=SCAN_EVIDENCE,
+        detected_by="alone_with_its_row",
+    ),
+    bug(
+        "more_ghosts_than_witnesses",
+        "bindings.jobs.scan_evidence:ghosts",
+        replace(calls("min"), "10**9"),
+        tests=SCAN_EVIDENCE,
+        detected_by="prove_ghosts",
+    ),
+    bug(
+        "scans_that_disagree_prove_ghosts",
+        "bindings.jobs.scan_evidence:ghosts",
+        replace(compares("second_live", ast.NotEq), "False"),
+        tests=SCAN_EVIDENCE,
+        detected_by="prove_ghosts",
+    ),
+    bug(
+        "absence_before_the_list_must_show_a_binding",
+        "bindings.jobs.scan_evidence:absence_provable",
+        replace(compares("listed_by"), "True"),
+        tests=SCAN_EVIDENCE,
+        detected_by="absence_is_proved",
+    ),
+    bug(
+        "absence_after_the_end_of_a_binding",
+        "bindings.jobs.scan_evidence:absence_provable",
+        replace(compares("listed_until"), "True"),
+        tests=SCAN_EVIDENCE,
+        detected_by="absence_is_proved",
+    ),
+    bug(
+        "ghost_under_a_jumped_clock",
+        "bindings.jobs.reconcile_absences:_end_ghost",
+        replace(calls("verify"), "None"),
+        tests=CLOCK_JUMPS,
+        detected_by="did_not_list and postgresql",
+    ),
+    bug(
+        "absence_under_a_jumped_clock",
+        "bindings.jobs.reconcile_absences:_fail_absent",
+        replace(calls("verify"), "None"),
+        tests=CLOCK_JUMPS,
+        detected_by="did_not_list and postgresql",
+    ),
+    bug(
+        "refusal_is_denied_twice",
+        "bindings.jobs.reconcile_absences:_unlisted_holds",
+        replace(compares("strikes"), "True"),
+        tests=RECONCILE,
+        detected_by="denied_before and sqlite",
+    ),
+    bug(
+        "row_of_a_late_list_is_adopted",
+        "bindings.jobs.reconcile_rows:adopt_listed",
+        replace(compares("stale_ids"), "True"),
+        tests=RECONCILE,
+        detected_by="not_taken_for_the_doubt and sqlite",
+    ),
+    bug(
+        "encrypted_phone_outlives_its_erasure",
+        "bindings.store.erasure:_erasing",
+        insert_before(calls("update"), "del values[f'phone_{side}_sealed']"),
+        tests=ERASURE,
+        detected_by="could_be_recognized and sqlite",
+    ),
+    bug(
+        "salt_outlives_an_erasure",
+        "bindings.store.erasure:_BLANK",
+        remove(literal("facts_salt")),
+        tests=ERASURE,
+        detected_by="could_be_recognized and sqlite",
+    ),
+    bug(
+        "freed_key_outlives_an_erasure",
+        "bindings.store.erasure:_BLANK",
+        remove(literal("freed_key")),
+        tests=ERASURE,
+        detected_by="could_be_recognized and sqlite",
+    ),
+    bug(
+        "erasure_is_complete_with_its_texts",
+        "bindings.store.erasure:is_complete",
+        remove(calls("is_not")),
+        tests=ERASURE,
+        detected_by="not_complete_because and sqlite",
+    ),
+    bug(
+        "erasure_beside_a_bind_that_was_not_there_before",
+        "bindings.access.erasure:Erasure._erase_batch",
+        replace(calls("open_holders"), "[]"),
+        tests=ERASURE,
+        detected_by="comes_before_the_first_batch and sqlite",
+    ),
+    bug(
+        "erasure_ends_before_the_refused_binds",
+        "bindings.access.erasure:Erasure._run",
+        replace(calls("max"), "ended.bindings"),
+        tests=ERASURE,
+        detected_by="refused_binds_than_a_batch and sqlite",
+    ),
+    bug(
+        "seal_goes_on_from_one_that_was_not_inserted",
+        "bindings.jobs.seal:_seal",
+        insert_before(calls("record_progress"), "previous = seal"),
+        tests=SEAL_JOB,
+        detected_by="overtakes and sqlite",
+    ),
+    bug(
+        "late_commit_is_left_out_of_the_seals",
+        "bindings.store.seals:unsealed",
+        replace(calls("oldest_running"), "(1 << 62)"),
+        tests=SEAL_JOB,
+        detected_by="commits_late",
+    ),
+    bug(
+        "mark_of_the_deleted_events_moves_back",
+        "bindings.store.retention:mark_events",
+        replace(calls("or_"), "account.c.id.is_not(None)"),
+        tests=RETENTION,
+        detected_by="slower_process and sqlite",
+    ),
+    bug(
+        "conversion_overwrites_an_erasure",
+        "bindings.store.phone_sealing:_write",
+        replace(calls("is_not_distinct_from"), "table.c.id.is_not(None)"),
+        tests=PHONE_SEALING,
+        detected_by="erased_while",
+    ),
+    bug(
+        "keys_change_beside_an_open_transaction",
+        "bindings.store.phone_sealing:switch",
+        replace(literal("LOCK TABLE account IN ACCESS EXCLUSIVE MODE"), "'SELECT 1'"),
+        tests=PHONE_SEALING,
+        detected_by="keys_change_only",
+    ),
+    bug(
+        "conversion_is_complete_with_rows_left",
+        "bindings.store.phone_sealing:finish",
+        replace(calls("any"), "False"),
+        tests=PHONE_SEALING,
+        detected_by="complete_while_a_row and sqlite",
     ),
 )
 
