@@ -1,8 +1,8 @@
 """A TCP proxy before PostgreSQL that can lose a COMMIT before the server sees it, or the reply to it.
 
-It parses the frontend's messages (type, length, body) as far as needed to recognise a Query or Parse with COMMIT,
-wherever TCP splits the stream. A change outside a transaction, prepared or not, is a COMMIT too. It can also
-report other process numbers than the server's to its clients, as a pooler does.
+It parses the frontend's messages (type, length, body) as far as needed to recognise a Query that begins with
+COMMIT, wherever TCP splits the stream. A change outside a transaction, prepared or not, is a COMMIT too. It can
+also report other process numbers than the server's to its clients, as a pooler does.
 """
 
 from __future__ import annotations
@@ -135,14 +135,15 @@ class _Pair:
 
     def _is_commit(self, kind: bytes, body: bytes) -> bool:
         """Return whether the server commits on this message; remember the statement."""
-        if kind in (b"Q", b"P"):
-            if b"COMMIT" in body.upper():
+        if kind == b"Q":
+            if body.startswith(b"COMMIT"):
                 self._in_transaction = False
                 return True
-            self._prepared[body.partition(b"\0")[0]] = body
-            self._in_transaction = body[:5] == b"BEGIN" or (self._in_transaction and body[:8] != b"ROLLBACK")
-        if kind == b"Q":
+            ends = body.startswith(b"ROLLBACK") and not body.startswith(b"ROLLBACK TO")
+            self._in_transaction = body.startswith(b"BEGIN") or (self._in_transaction and not ends)
             self._statements += body
+        if kind == b"P":
+            self._prepared[body.partition(b"\0")[0]] = body
         if kind == b"B":
             statement = self._prepared.get(body.split(b"\0", 2)[1], b"")
             self._statements += statement

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from bindings.domain.binding import State
@@ -56,6 +57,25 @@ def posts(experiment: Experiment, call: str = "bind") -> int:
 def kinds(experiment: Experiment) -> list[str]:
     """Return the kind of every committed event; the feed would wait for writers in other databases."""
     return [event["kind"] for event in oracle.read_tables(experiment.url)["events"]]
+
+
+@pytest.mark.parametrize("loss", Lose)
+def test_proxy_loses_the_commit_and_no_statement_before_it(
+    experiment: Experiment, proxy: CommitProxy, loss: Lose
+) -> None:
+    """Also of a transaction that names its isolation level, which may contain the word."""
+    slots = "SELECT task FROM passes WHERE task LIKE 'lost%' ORDER BY task"
+    with psycopg.connect(proxy.url, prepare_threshold=0) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        proxy.lose(loss, after="INSERT INTO passes")
+        for number in (1, 2):
+            insertion = "INSERT INTO passes (task, slot, started_at, replica) VALUES (%s, 1, now(), 'r')"
+            connection.execute(insertion, (f"lost {number}",))
+        assert connection.execute(slots).fetchall() == [("lost 1",), ("lost 2",)]
+        with pytest.raises(psycopg.OperationalError):
+            connection.commit()
+    with psycopg.connect(experiment.url) as connection:
+        assert len(connection.execute(slots).fetchall()) == (2 if loss is Lose.REPLY else 0)
 
 
 @pytest.mark.parametrize("way", INTENTS)
