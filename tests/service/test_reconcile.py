@@ -159,7 +159,7 @@ def test_I2_row_of_a_late_list_is_not_taken_for_the_doubt_that_came_after_its_un
     harness: ServiceHarness,
 ) -> None:
     """Both have the pair, the mode and, to the second, the end; the doubt was never made."""
-    harness.simulator.change(list_lag_s=55.0)
+    harness.simulator.change(list_lag_s=50.5)
     first = harness.bind(A, B)
     harness.clock.advance(1)
     harness.service.unbind(first.id)
