@@ -81,6 +81,7 @@ PHONE_SEALING = "tests/service/test_phone_sealing.py"
 SEAL_JOB = "tests/sealing/test_seal_job.py"
 RETENTION = "tests/store/test_retention.py"
 RESERVE = "tests/store/test_reserve.py"
+COMMITS = "tests/faults/test_commit_in_doubt.py"
 RUN_TIMEOUT_S = 300
 
 
@@ -1050,6 +1051,13 @@ BUGS: tuple[Bug, ...] = (
         replace(calls("any"), "False"),
         tests=PHONE_SEALING,
         detected_by="complete_while_a_row and sqlite",
+    ),
+    bug(
+        "slot_is_left_to_an_attempt_whose_commit_was_lost",
+        "bindings.store.job_runs:claim_slot",
+        replace(compares("attempt"), "False"),
+        tests=COMMITS,
+        detected_by="job_slot",
     ),
 )
 

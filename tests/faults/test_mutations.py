@@ -7,18 +7,10 @@ import pytest
 from tests.faults import mutations
 
 pytestmark = pytest.mark.postgres
-FAST = [bug for bug in mutations.BUGS if bug.fast]
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(400)
-def test_seeded_bugs_that_the_targets_name_are_each_detected() -> None:
-    verdicts = mutations.judge_all(FAST)
-    assert [verdict.bug.name for verdict in verdicts if not verdict.test] == [], mutations.table(verdicts)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(3_600)
+@pytest.mark.timeout(7_200)
 def test_every_seeded_bug_is_detected() -> None:
     verdicts = mutations.judge_all(mutations.BUGS)
     undetected = [verdict for verdict in verdicts if not verdict.test]
