@@ -289,9 +289,14 @@ def test_control_calls_are_not_recorded_and_get_no_faults(simulator: Simulator) 
         ("POST", "faults", {"kind": "flood", "times": 1}, 400),
         ("POST", "faults", {"kind": "delay"}, 400),
         ("POST", "faults", [1], 400),
+        ("POST", "faults", {"kind": 5, "times": 1}, 400),
         ("POST", "settings", {"colour": "red"}, 400),
         ("POST", "settings", {"pool_size": 0}, 400),
+        ("POST", "settings", {"pool_size": 10**12}, 400),
         ("POST", "settings", {"release_lag_s": "5"}, 400),
+        ("POST", "settings", {"clock_offset_s": 1e15}, 400),
+        ("POST", "settings", {"clock_offset_s": -1e12}, 400),
+        ("POST", "settings", {"list_lag_s": 10**400}, 400),
         ("POST", "settings", {"list_expired": 1}, 400),
         ("POST", "settings", {"account_status": "-35"}, 400),
         ("POST", "settings", {"policy": "lax"}, 400),
@@ -308,6 +313,12 @@ def test_control_calls_are_not_recorded_and_get_no_faults(simulator: Simulator) 
             {"phone_a": A, "phone_b": B, "app_id": "x", "pool_number": "1", "expire_s": "1"},
             400,
         ),
+        (
+            "POST",
+            "foreign",
+            {"phone_a": A, "phone_b": B, "app_id": "x", "pool_number": "1", "expire_s": 10**12},
+            400,
+        ),
         ("DELETE", "bindings/none", None, 400),
         ("GET", "overlaps?policy=lax", None, 400),
     ],
@@ -318,6 +329,7 @@ def test_invalid_control_call_is_refused_with_a_reason(
     answer = control(simulator, method, name, fields)
     assert answer.code == code
     assert answer.json["error"]
+    assert page(simulator).status == "0"
 
 
 def test_foreign_binding_in_a_full_pool_is_refused(simulator: Simulator) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ACCOUNT_STATUSES = frozenset(status.code for status in statuses.STATUSES if status.refusal is Refusal.ACCOUNT)
+MAX_SECONDS = 315_360_000  # ten years: every instant can still be written as a date
 _MINIMUM = {
     "timestamp_tolerance_s": 0,
     "release_lag_s": 0,
@@ -24,6 +25,14 @@ _MINIMUM = {
     "pool_size": 1,
     "max_concurrency": 1,
     "max_page_rows": 1,
+    "clock_offset_s": -MAX_SECONDS,
+}
+_MAXIMUM = {
+    "timestamp_tolerance_s": MAX_SECONDS,
+    "release_lag_s": MAX_SECONDS,
+    "list_lag_s": MAX_SECONDS,
+    "clock_offset_s": MAX_SECONDS,
+    "pool_size": 1_000_000,
 }
 
 
@@ -89,3 +98,5 @@ def _check(name: str, value: Any, kind: Any) -> None:
         raise ValueError(f"{name} must be a number")
     if value < _MINIMUM.get(name, -math.inf):
         raise ValueError(f"{name} must be at least {_MINIMUM[name]}")
+    if value > _MAXIMUM.get(name, math.inf):
+        raise ValueError(f"{name} must be at most {_MAXIMUM[name]}")

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 from bindings.domain.binding import BindRequest, Mode
 from bindings.domain.phone import Phone
 from bindings.provider.simulator.faults import FaultScript, fault
+from bindings.provider.simulator.rules import MAX_EXPIRE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +55,7 @@ def answer(state: SimulatorState, method: str, path: str, body: bytes) -> tuple[
         return HTTPStatus.OK, _json(_answer(state, method, path, body))
     except _NotFoundError as error:
         return HTTPStatus.NOT_FOUND, _json({"error": str(error)})
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         return HTTPStatus.BAD_REQUEST, _json({"error": f"{type(error).__name__}: {error}"})
 
 
@@ -142,8 +143,8 @@ def foreign_request(
     *, phone_a: str, phone_b: str, app_id: str, pool_number: str, expire_s: Any = 3_600, mode: str = "AXB"
 ) -> BindRequest:
     """Return the request of a foreign binding. Raises ValueError for a value that no binding can have."""
-    if isinstance(expire_s, bool) or not isinstance(expire_s, int) or expire_s < 1:
-        raise ValueError("expire_s must be a whole number of seconds")
+    if isinstance(expire_s, bool) or not isinstance(expire_s, int) or not 1 <= expire_s <= MAX_EXPIRE_S:
+        raise ValueError(f"expire_s must be a whole number of seconds from 1 to {MAX_EXPIRE_S}")
     return BindRequest(
         phone_a=Phone(phone_a),
         phone_b=Phone(phone_b),
