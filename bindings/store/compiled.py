@@ -14,9 +14,12 @@ tests/store/test_compiled.py hold both to the same rows and the same errors.
 
 from __future__ import annotations
 
+import json
 from collections import namedtuple
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import JSON
 
 from bindings.store.phone_keys import keys_of
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sqlalchemy import CompoundSelect, Connection, Dialect, Select
+    from sqlalchemy.types import TypeEngine
 
     from bindings.store.phone_keys import PhoneKeys
     from bindings.store.prepared import PreparedStatement
@@ -73,6 +77,18 @@ def _prepared(sql: str) -> PreparedStatement:
     return PreparedStatement(sql)
 
 
+def _bind_processor(type_: TypeEngine[Any], dialect: Dialect) -> Convert | None:
+    """Return the conversion of a value of the type; PostgreSQL gets JSON as text."""
+    implementation = type_.dialect_impl(dialect)
+    if dialect.name == "postgresql" and isinstance(implementation, JSON):
+        return _json_text
+    return implementation.bind_processor(dialect)
+
+
+def _json_text(value: Any) -> str:
+    return "{}" if value == {} else json.dumps(value)  # as the detail of most events is
+
+
 class _Compiled:
     """The text of a statement for one dialect, and the conversions of its values and of its rows' columns."""
 
@@ -86,7 +102,7 @@ class _Compiled:
         binds = compiled.binds.items()
         self._defaults = {name: bind.value for name, bind in binds}
         self._clocks = [(name, bind.callable) for name, bind in binds if bind.callable is not None]
-        processors = [(name, bind.type.dialect_impl(dialect).bind_processor(dialect)) for name, bind in binds]
+        processors = [(name, _bind_processor(bind.type, dialect)) for name, bind in binds]
         self._conversions = [(name, convert) for name, convert in processors if convert is not None]
         columns = list(statement.selected_columns)
         converters = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]

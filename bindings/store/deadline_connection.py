@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import select
 import selectors
 import time
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import psycopg
 from psycopg import capabilities, waiting
@@ -28,17 +29,19 @@ from psycopg.pq import TransactionStatus
 from bindings.fork_safety import ProcessMark
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from psycopg.abc import PQGen, Transformer
 
     from bindings.store.connection_limit import ConnectionLimit
 
+Params = ParamSpec("Params")
 Response = TypeVar("Response")
 
 _POLL_S = 0.1  # how late a wait may end
 _CANCEL_S = 1.0  # how long the server may take to end a cancelled statement
 _REPEAT_CANCEL_S = 0.05
+_NO_ANSWER = "the server did not answer in time"
 _NOT_REPLICATED = ("01000", "SyncRepWaitForLSN")  # the warning's state and C function: the same in every language
 
 
@@ -55,21 +58,27 @@ class DeadlineConnection(psycopg.Connection[Any]):
         # No number is used again: after an interrupt the server may have a statement that has no entry above.
         self.statement_numbers = itertools.count()
         self.transformer: Transformer | None = None
+        self._poll = _new_poll(self.pgconn.socket)
         self._process = ProcessMark()
         self._committing = False
         self._unreplicated: list[bool] = []
         self.add_notice_handler(partial(_note_unreplicated, self._unreplicated))
 
     def wait(self, gen: PQGen[Response], *_args: Any, **_kwargs: Any) -> Response:
-        """Wait for the server's response, not past `give_up_at`.
+        """Wait for what a generator of the driver waits for, as `run` does."""
+        return self.run(self._wait, gen)
 
-        Raises `OperationalError` at the deadline, and if the server committed without waiting for a standby. After
-        any exception that ends the wait early, a signal's too, the connection is closed. `ForkedProcessError` in a
-        child of the process that connected: nothing is sent then.
+    def run(self, exchange: Callable[Params, Response], *args: Params.args, **kwargs: Params.kwargs) -> Response:
+        """Return `exchange(*args, **kwargs)`, which sends to the server and waits for its response.
+
+        Its waits are `receive`, which do not go past `give_up_at`. Raises `OperationalError` at the deadline, and
+        if the server committed without waiting for a standby. After any exception that ends the wait early, a
+        signal's too, the connection is closed. `ForkedProcessError` in a child of the process that connected:
+        nothing is sent then.
         """
         self._process.check("this connection to the database", "begin again what used it, in this process")
         try:
-            response = waiting.wait(self._bounded(gen), self.pgconn.socket, interval=_POLL_S)
+            response = exchange(*args, **kwargs)
         except BaseException:
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:  # the response was not read
                 self._give_up()
@@ -78,6 +87,19 @@ class DeadlineConnection(psycopg.Connection[Any]):
             self.close()
             raise psycopg.OperationalError("committed on this server, but perhaps on no standby")
         return response
+
+    def receive(self) -> None:
+        """Wait until the server has sent something, and receive it; `OperationalError` at `give_up_at`."""
+        while not self._is_readable():
+            if time.monotonic() >= self.give_up_at:
+                raise psycopg.OperationalError(_NO_ANSWER)
+        self.pgconn.consume_input()
+
+    def _is_readable(self) -> bool:
+        """Return whether there is something to receive, after `_POLL_S` at most."""
+        if self._poll is None:
+            return bool(select.select([self.pgconn.socket], [], [], _POLL_S)[0])
+        return bool(self._poll.poll(_POLL_S * 1_000))
 
     def set_autocommit(self, value: bool) -> None:
         """Change it for the next transactions; between two of them without a wait, which the driver would make."""
@@ -110,6 +132,9 @@ class DeadlineConnection(psycopg.Connection[Any]):
         else:
             self.limit.drop(self.pgconn.socket, super().close)
 
+    def _wait(self, gen: PQGen[Response]) -> Response:
+        return waiting.wait(self._bounded(gen), self.pgconn.socket, interval=_POLL_S)
+
     def _bounded(self, gen: PQGen[Response]) -> Generator[Any, Any, Response]:
         try:
             waits_for = next(gen)
@@ -117,7 +142,7 @@ class DeadlineConnection(psycopg.Connection[Any]):
                 ready = yield waits_for
                 if not ready and time.monotonic() >= self.give_up_at:
                     gen.close()
-                    raise psycopg.OperationalError("the server did not answer in time")
+                    raise psycopg.OperationalError(_NO_ANSWER)
                 waits_for = gen.send(ready)
         except StopIteration as end:
             response: Response = end.value
@@ -140,6 +165,15 @@ class DeadlineConnection(psycopg.Connection[Any]):
                     self.cancel_safe(timeout=remaining_s)
                 if selector.select(_REPEAT_CANCEL_S):
                     return
+
+
+def _new_poll(file_number: int) -> select.poll | None:
+    """Return what waits for data on a socket; None on Windows, which has no poll."""
+    if not hasattr(select, "poll"):
+        return None
+    poll = select.poll()
+    poll.register(file_number, select.POLLIN)
+    return poll
 
 
 def _note_unreplicated(unreplicated: list[bool], warning: psycopg.errors.Diagnostic) -> None:

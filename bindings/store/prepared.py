@@ -65,60 +65,63 @@ class PreparedStatement:
         if transformer is None:
             transformer = connection.transformer = NewTransformer(connection)
         encoded = transformer.dump_sequence([values[name] for name in self._names], self._formats)
-        types = [0] * len(encoded)
-        for index in self._typed:
-            types[index] = (transformer.types or ())[index]
-        key = self, tuple(types)
-        if key not in connection.prepared and len(connection.prepared) >= MOST_OF_CONNECTION:
+        types = transformer.types or ()
+        key = self, *(types[index] for index in self._typed)
+        name = connection.prepared.get(key)
+        if name is None and len(connection.prepared) >= MOST_OF_CONNECTION:
             return None
-        result = connection.wait(self._run(connection, key, encoded))
+        result = connection.run(self._run, connection, key, name, encoded)
         transformer.set_pgresult(result)
         return transformer.load_rows(0, result.ntuples, tuple)
 
     def _run(
-        self, connection: DeadlineConnection, key: tuple[object, tuple[int, ...]], encoded: Sequence[Buffer | None]
-    ) -> PQGen[PGresult]:
-        """Send the statement; nothing is sent before `DeadlineConnection.wait` allows it."""
+        self,
+        connection: DeadlineConnection,
+        key: tuple[object, ...],
+        name: bytes | None,
+        encoded: Sequence[Buffer | None],
+    ) -> PGresult:
+        """Send the statement and return its result. `key` is what it is prepared for: itself and the types."""
         pgconn = connection.pgconn
-        name = connection.prepared.get(key)
         if name is None:
             name = b"bindings_%d" % next(connection.statement_numbers)
-            pgconn.send_prepare(name, self._sql, key[1])
-            yield from _result(connection, ExecStatus.COMMAND_OK)
+            types = dict(zip(self._typed, key[1:], strict=True))
+            pgconn.send_prepare(name, self._sql, [types.get(index, 0) for index in range(len(encoded))])
+            _result(connection, ExecStatus.COMMAND_OK)
             connection.prepared[key] = name
         pgconn.send_query_prepared(name, encoded, result_format=Format.TEXT)
-        return (yield from _result(connection, ExecStatus.TUPLES_OK))
+        return _result(connection, ExecStatus.TUPLES_OK)
 
 
-def _result(connection: DeadlineConnection, expected: ExecStatus) -> PQGen[PGresult]:
+def _result(connection: DeadlineConnection, expected: ExecStatus) -> PGresult:
     """Return the server's only result; raise the driver's error if it has another status than expected.
 
     The driver's generator does the same, and releases the interpreter's lock nine times for it, not four times:
     each release may switch to a thread that waits for the lock.
     """
     pgconn = connection.pgconn
-    while pgconn.flush():
-        if (yield Wait.RW) & Ready.R:
-            pgconn.consume_input()
-    yield Wait.R  # nothing can be there yet
-    pgconn.consume_input()
-    yield from _receive(pgconn)
+    if pgconn.flush():
+        connection.wait(_flush(pgconn))
+    connection.receive()  # nothing can be there yet
+    while pgconn.is_busy():
+        connection.receive()
     result = pgconn.get_result()
     if result is None:
         raise errors.InternalError("the server sent no result")
     failure: PGresult | None = result
     if result.status == expected:
-        yield from _receive(pgconn)
+        while pgconn.is_busy():
+            connection.receive()
         failure = pgconn.get_result()  # of the commit: in AUTOCOMMIT it follows the rows
     if failure is not None:
         with suppress(errors.DatabaseError):  # the connection may end with the error
-            yield from generators.fetch_many(pgconn)
+            connection.wait(generators.fetch_many(pgconn))
         raise errors.error_from_result(failure, connection.info.encoding)
     return result
 
 
-def _receive(pgconn: PGconn) -> PQGen[None]:
-    """Receive until the next result is complete, or the end of them."""
-    while pgconn.is_busy():
-        yield Wait.R
-        pgconn.consume_input()
+def _flush(pgconn: PGconn) -> PQGen[None]:
+    """Send what is left of a statement, and receive meanwhile: the server may have to get rid of a notice."""
+    while pgconn.flush():
+        if (yield Wait.RW) & Ready.R:
+            pgconn.consume_input()

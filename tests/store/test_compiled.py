@@ -232,7 +232,7 @@ def test_connection_is_usable_after_an_interrupt_between_prepare_and_run(
     result = prepared._result
 
     def interrupt_after(connection: Any, expected: ExecStatus) -> Any:
-        yield from result(connection, expected)
+        result(connection, expected)
         raise KeyboardInterrupt
 
     statement = CompiledStatement(select(literal_column("1").label("one")))
