@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
-from operator import attrgetter
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import String, and_, bindparam, literal_column, null, select, type_coerce, union
@@ -27,10 +26,11 @@ from bindings.store.bindings import (
     COLUMNS,
     FIELDS,
     PHONES,
+    BindingFields,
     find,
+    frozen,
     idempotency_key,
     in_state,
-    new_binding,
     new_value,
     to_binding,
 )
@@ -69,12 +69,7 @@ _DETAIL = (
     "held_until",
 )
 
-_REQUESTED = tuple(field.name for field in fields(BindRequest))
-_requested_values = attrgetter(*_REQUESTED)
-_UNSET = dict.fromkeys(FIELDS)
-
 SEND_WINDOW_S = 5.0  # from the intent to the last instant at which its request may be sent
-_SEND_WINDOW = timedelta(seconds=SEND_WINDOW_S)
 SETTLE_MARGIN_S = 1.0  # past the call's own timeout
 ATTEMPTS = 3
 LOCK_TIMEOUT_S = 4.0  # below the send window: a request that cannot be sent in time need not wait longer
@@ -106,17 +101,24 @@ class BindLimits:
 
     def durations(self, expire_s: int) -> tuple[timedelta, timedelta, timedelta]:
         """Return how long after its record an intent may be sent, must be settled, and holds its phones."""
-        return (
-            _SEND_WINDOW,
-            timedelta(seconds=SEND_WINDOW_S + self.call_timeout_s + SETTLE_MARGIN_S),
-            timedelta(seconds=SEND_WINDOW_S + self.tolerance_s + expire_s + self.guard_for(expire_s)),
-        )
+        guard_s = self.guard_for(expire_s)
+        return _durations(self.call_timeout_s, self.tolerance_s + expire_s + guard_s)
 
     def warning(self, request: BindRequest) -> int | None:
         """Return how many seconds before its end to warn, or None; the setting applies to longer bindings only."""
         if request.warn_s is not None:
             return request.warn_s or None
         return self.warn_s if self.warn_s is not None and self.warn_s < request.expire_s else None
+
+
+@lru_cache(maxsize=1_024)  # of each bind twice, and few programs have more different ones
+def _durations(call_timeout_s: float, held_s: float) -> tuple[timedelta, timedelta, timedelta]:
+    """Return `BindLimits.durations`; the phones are held for `held_s` after the send window."""
+    return (
+        timedelta(seconds=SEND_WINDOW_S),
+        timedelta(seconds=SEND_WINDOW_S + call_timeout_s + SETTLE_MARGIN_S),
+        timedelta(seconds=SEND_WINDOW_S + held_s),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -378,11 +380,32 @@ def new_intent(
     binding_id: str, request: BindRequest, limits: BindLimits, caller: Caller, now: datetime
 ) -> Binding:
     """Return the pending binding of a request that is recorded at the instant `now`."""
-    requested = dict(zip(_REQUESTED, _requested_values(request), strict=True))
-    initial = {"id": binding_id, "scope": limits.scope, "state": State.PENDING, "version": 1}
-    origin = {"actor": caller.actor, "request_id": caller.request_id, "warn_s": limits.warning(request)}
-    values = {**_UNSET, **requested, **initial, **origin, **limits.lifetimes(now, request.provider_expire_s)}
-    return new_binding(values.values())
+    until_send, until_settle, until_free = limits.durations(request.provider_expire_s)
+    return frozen(
+        BindingFields(
+            id=binding_id,
+            mode=request.mode,
+            phone_a=request.phone_a,
+            phone_b=request.phone_b,
+            pool_number=request.pool_number,
+            app_id=request.app_id,
+            scope=limits.scope,
+            reference=request.reference,
+            idempotency_key=request.idempotency_key,
+            replaces=request.replaces,
+            expire_s=request.expire_s,
+            max_expire_s=request.max_expire_s,
+            warn_s=limits.warning(request),
+            state=State.PENDING,
+            actor=caller.actor,
+            request_id=caller.request_id,
+            requested_at=now,
+            send_by=now + until_send,
+            settle_by=now + until_settle,
+            held_until=now + until_free,
+            version=1,
+        )
+    )
 
 
 def _insert(tx: Transaction, binding: Binding, caller: Caller, key_column: str, numbers: KeyNumbers) -> bool:

@@ -71,7 +71,6 @@ def test_I5_every_update_of_a_state_requires_its_transition() -> None:
         "deliveries.py: pending_row",
         "deliveries.py: _result_columns",
         "deliveries.py: _reset_to_pending",
-        "reserve.py: new_intent",
         "settle.py: settle_in_use",
     ]
 
