@@ -27,11 +27,11 @@ from bindings.domain.binding import Mode, State
 from bindings.sealing.facts import OF_BINDING, facts_hash, new_salt
 from bindings.store import phones as stored_phones
 from bindings.store import reserve
-from bindings.store.bindings import new_value
 from bindings.store.column_types import BindingId, Instant
 from bindings.store.compiled import CompiledStatement
 from bindings.store.grants import FUNCTION
 from bindings.store.phone_keys import PLAIN, keys_of
+from bindings.store.schema import bindings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -91,16 +91,12 @@ class ReserveCall:
         if storage.numbers.index is not None and (keys is None or not keys.has(storage.numbers)):
             return None
         values = _values(tx, binding_id, request, limits, caller, storage=storage)
-        known_id, known_version = (None, None) if committed is None else (committed.id, committed.version)
-        expected = {
-            "earliest": readings[0],
-            "latest": readings[1],
-            "known_id": known_id,
-            "known_version": known_version,
-            "fixed_clock": None if tx.dialect.server_clock else tx.instant(),
-        }
+        values["earliest"], values["latest"] = readings
+        values["known_id"] = None if committed is None else committed.id
+        values["known_version"] = None if committed is None else committed.version
+        values["fixed_clock"] = None if tx.dialect.server_clock else tx.instant()
         try:
-            ((now,),) = _CALL.fetch_all(tx.connection, values | expected)
+            ((now,),) = _CALL.fetch_all(tx.connection, values)
         except exc.DBAPIError as error:
             self._require_other_error(error)
             return None
@@ -138,9 +134,11 @@ def _values(
     pair, salt = phones.values(), new_salt()
     digest = reserve.fingerprint(request)
     until_send, until_settle, until_free = limits.durations(request.provider_expire_s)
-    row: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "id": binding_id,
         "mode": str(request.mode),
+        "phone_a": request.phone_a.key,
+        "phone_b": request.phone_b.key,
         "pool_number": request.pool_number,
         "app_id": request.app_id,
         "scope": limits.scope,
@@ -150,13 +148,14 @@ def _values(
         "expire_s": request.expire_s,
         "max_expire_s": request.max_expire_s,
         "warn_s": limits.warning(request),
+        "replaces": None,
     }
-    facts = {**row, "phone_a": request.phone_a.key, "phone_b": request.phone_b.key, "replaces": None}
-    row |= stored_phones.stored(dialect, numbers, "bindings", binding_id, phones)
-    return {f"new_{name}": value for name, value in row.items()} | {
-        "new_request_id": caller.request_id,
-        "new_fingerprint": None if digest is None else stored_phones.fingerprint(dialect, numbers, digest),
-        "new_facts_salt": stored_phones.stored_salt(dialect, numbers, "bindings", binding_id, salt),
+    return {
+        **facts,
+        **stored_phones.stored(dialect, numbers, "bindings", binding_id, phones),
+        "request_id": caller.request_id,
+        "fingerprint": None if digest is None else stored_phones.fingerprint(dialect, numbers, digest),
+        "facts_salt": stored_phones.stored_salt(dialect, numbers, "bindings", binding_id, salt),
         "lock_wait": f"{reserve.LOCK_TIMEOUT_S}s",
         "lock_keys": _array(map(str, sorted(reserve.lock_keys(limits.scope, pair)))),
         "index_key": numbers.index,
@@ -225,7 +224,7 @@ def _statement() -> CompiledStatement:
         *(parameter(name, BigInteger) for name in ("send_us", "settle_us", "held_us")),
         *(parameter(name, Text) for name in ("facts", "trace")),
         parameter("event_key_id", BindingId),
-        *(cast(new_value(name), type_) for name, type_ in columns.items()),
+        *(cast(bindparam(name, type_=bindings.c[name].type), type_) for name, type_ in columns.items()),
         type_=Instant,
     )
     return CompiledStatement(select(call.label("requested_at")))

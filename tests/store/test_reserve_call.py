@@ -356,7 +356,7 @@ def check_account(database: Database) -> None:
 
 def check_nothing_is_unknown(database: Database) -> None:
     """An argument that is NULL where a value is needed records nothing."""
-    needed = ("lock_keys", "earliest", "latest", "all_sealed", "stored_phones", "allowed_holders", "new_scope")
+    needed = ("lock_keys", "earliest", "latest", "all_sealed", "stored_phones", "allowed_holders", "scope")
     known = str(uuid7())
 
     def work(tx: Transaction, name: str) -> datetime | None:
