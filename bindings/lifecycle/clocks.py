@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from bindings.domain.takeover import takeover_detail
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
     from bindings.domain.binding import Binding
     from bindings.provider.outcome import BindSucceeded
+
+
+@lru_cache(maxsize=1_024)
+def _duration(seconds: float) -> timedelta:
+    """Return the duration of a binding or of its guard: a few values, each of many binds."""
+    return timedelta(seconds=seconds)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +55,8 @@ class SendClock:
 
     def success(self, outcome: BindSucceeded, guard_s: float) -> settle.Success:
         """Return what a successful bind records: its earliest possible end (I6) and longest possible hold (I4)."""
-        life, guard = timedelta(seconds=self.intent.provider_expire_s), timedelta(seconds=guard_s)
+        life = _duration(self.intent.provider_expire_s)
+        hold = life + _duration(guard_s)
         sent_at = self.sent_at(outcome.sent)
         answered_at = self.intent.requested_at + timedelta(seconds=outcome.answered - self.before)
         return settle.Success(
@@ -57,11 +65,11 @@ class SendClock:
             middle_number_b=outcome.middle_number_b,
             sent_at=sent_at,
             answered_at=answered_at,
-            expires_at=sent_at + timedelta(seconds=self.intent.expire_s),
+            expires_at=sent_at + _duration(self.intent.expire_s),
             provider_expires_at=None if self.intent.max_expire_s is None else sent_at + life,
-            held_until=answered_at + life + guard,
+            held_until=answered_at + hold,
             warn_s=self.intent.warn_s,
-            hold=life + guard,
+            hold=hold,
             longest_hold=self.intent.held_until,
             takeover=self._takeover(outcome, answered_at),
         )

@@ -135,12 +135,14 @@ class Connections:
     def take(self) -> _OpenConnection:
         """Return an idle connection, or a new one."""
         oldest = max(self._opened_after, time.monotonic() - RECYCLE_S)
-        with suppress(IndexError):
-            while self._idle:
+        while self._idle:
+            try:
                 idle = self._idle.pop()
-                if idle.opened_at > oldest:
-                    return idle
-                idle.connection.close()
+            except IndexError:  # another thread has taken the last one
+                break
+            if idle.opened_at > oldest:
+                return idle
+            idle.connection.close()
         opened_at = time.monotonic()
         connection = self.engine.connect()
         return _OpenConnection(connection, connection.connection.driver_connection, opened_at)

@@ -77,7 +77,7 @@ class PreparedStatement:
     def _run(
         self,
         connection: DeadlineConnection,
-        key: tuple[object, ...],
+        key: tuple[Any, ...],
         name: bytes | None,
         encoded: Sequence[Buffer | None],
     ) -> PGresult:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from functools import cache, partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, exists, literal_column, null, or_, select, update
@@ -96,13 +97,15 @@ class Success:
 
     def facts(self) -> dict[str, Any]:
         """Return the values of the binding that the success sets, by column."""
-        return {name: getattr(self, name) for name in _FACTS}
+        return dict(zip(_FACTS, _facts_of(self), strict=True))
 
 
 # The columns that a success sets; the intent has `warn_s` already.
 _FACTS = tuple(
     field.name for field in fields(Success) if field.name not in {"hold", "longest_hold", "warn_s", "takeover"}
 )
+_facts_of = attrgetter(*_FACTS)
+_NEW_FACTS = tuple(f"new_{name}" for name in _FACTS)  # the parameters of their new values
 
 
 def warn_at(expires_at: datetime, warn_s: int | None) -> datetime | None:
@@ -119,7 +122,7 @@ def activate(tx: Transaction, intent: Binding, success: Success, caller: Caller)
     if not tx.dialect.server_clock:
         success = success.recorded_at(tx.instant())
     facts = success.facts()
-    values = {f"new_{name}": value for name, value in facts.items()}
+    values = dict(zip(_NEW_FACTS, facts.values(), strict=True))
     values["new_warn_at"] = warn_at(success.expires_at, success.warn_s)
     from_record = tx.dialect.server_clock and success.hold is not None
     if from_record:
