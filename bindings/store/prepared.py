@@ -2,14 +2,17 @@
 
 A cursor builds its query, its adapters and its list of results again for each run: 50 µs of the client for a
 statement of 37 parameters that takes 18 µs here (CPython 3.11, psycopg 3.3). Values, rows and errors are the
-driver's. A value is sent as text. If the statement has a cast for it, the server takes its type from there: the
-driver has three types for an integer, by its size, and none for None, and would prepare the statement for each.
+driver's. A value is sent as text, an instant in binary form: its text takes both sides longer. If the statement
+has a cast for a value, the server takes its type from there: the driver has three types for an integer, by its
+size, and none for None, and would prepare the statement for each.
 """
 
 from __future__ import annotations
 
 import re
 from contextlib import suppress
+from datetime import UTC, datetime
+from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from psycopg import errors, generators
@@ -27,7 +30,9 @@ if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
 MOST_OF_CONNECTION = 100  # prepared statements; the server keeps each until the connection ends
-_PARAMETER = re.compile(r"%\(([^)]*)\)s(?=(::)?)|%%")
+_PARAMETER = re.compile(r"%\(([^)]*)\)s(?=(::)?(TIMESTAMP WITH TIME ZONE)?)|%%")
+_BINARY_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # an instant in binary form counts microseconds from then on
+_INT8 = Struct("!q")
 
 
 class PreparedStatement:
@@ -37,19 +42,26 @@ class PreparedStatement:
         """Take the statement with its parameters as the driver's cursor has them: `%(name)s`."""
         numbers: dict[str, int] = {}
         typed: dict[str, None] = {}
+        instants: dict[str, None] = {}
 
         def number(match: re.Match[str]) -> str:
-            name, has_cast = match.groups()
+            name, has_cast, is_instant = match.groups()
             if name is None:
                 return "%"
             if not has_cast:
                 typed[name] = None
+            elif is_instant:
+                instants[name] = None
             return f"${numbers.setdefault(name, len(numbers) + 1)}"
 
         self._sql = _PARAMETER.sub(number, sql).encode()
         self._names = tuple(numbers)
         self._formats = [PyFormat.TEXT] * len(numbers)
         self._typed = [numbers[name] - 1 for name in typed]
+        self._instants = [numbers[name] - 1 for name in instants if name not in typed]
+        self._sent_formats = [Format.TEXT] * len(numbers)
+        for index in self._instants:
+            self._sent_formats[index] = Format.BINARY
 
     def fetch_all(self, connection: object, values: Mapping[str, Any]) -> list[tuple[Any, ...]] | None:
         """Run the statement and return its rows; raises the driver's errors.
@@ -64,7 +76,13 @@ class PreparedStatement:
         transformer = connection.transformer
         if transformer is None:
             transformer = connection.transformer = NewTransformer(connection)
-        encoded = transformer.dump_sequence([values[name] for name in self._names], self._formats)
+        parameters = [values[name] for name in self._names]
+        instants = [_binary(parameters[index]) for index in self._instants]
+        for index in self._instants:
+            parameters[index] = None
+        encoded = list(transformer.dump_sequence(parameters, self._formats))
+        for index, instant in zip(self._instants, instants, strict=True):
+            encoded[index] = instant
         types = transformer.types or ()
         key = self, *(types[index] for index in self._typed)
         name = connection.prepared.get(key)
@@ -89,8 +107,16 @@ class PreparedStatement:
             pgconn.send_prepare(name, self._sql, [types.get(index, 0) for index in range(len(encoded))])
             _result(connection, ExecStatus.COMMAND_OK)
             connection.prepared[key] = name
-        pgconn.send_query_prepared(name, encoded, result_format=Format.TEXT)
+        pgconn.send_query_prepared(name, encoded, self._sent_formats, Format.TEXT)
         return _result(connection, ExecStatus.TUPLES_OK)
+
+
+def _binary(instant: datetime | None) -> bytes | None:
+    """Return an instant as PostgreSQL receives it in binary form."""
+    if instant is None:
+        return None
+    since = instant - _BINARY_EPOCH
+    return _INT8.pack((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
 
 
 def _result(connection: DeadlineConnection, expected: ExecStatus) -> PGresult:

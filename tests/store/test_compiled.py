@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -35,6 +35,7 @@ from bindings.errors import Busy, PhoneInUse
 from bindings.service import BindingService
 from bindings.store import prepared
 from bindings.store.bindings import FIELDS, to_binding
+from bindings.store.column_types import Instant
 from bindings.store.compiled import CompiledStatement
 from bindings.store.database import Database
 from bindings.store.deadline_connection import DeadlineConnection
@@ -192,6 +193,30 @@ def test_statement_is_prepared_once_for_values_of_all_types(postgres_url: str) -
         digits = None if number is None else str(number)
         assert database.read(statement.fetch_all, {"number": number}) == [(digits,)]
     assert database.read(_prepared_names) == ["bindings_0"]
+    database.close()
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    "instant",
+    [
+        None,
+        datetime(1971, 1, 1, tzinfo=UTC),
+        datetime(1999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+        datetime(2026, 11, 30, 12, 0, 0, 1, tzinfo=timezone(timedelta(hours=5, minutes=45))),
+        datetime(9990, 12, 31, tzinfo=UTC),
+    ],
+)
+def test_instant_is_sent_in_binary_form_with_the_result_of_sqlalchemy(
+    postgres_url: str, instant: datetime | None
+) -> None:
+    statement = CompiledStatement(select(bindparam("instant", type_=Instant).label("instant")))
+    database = Database(postgres_url)
+    rows = database.read(statement.fetch_all, {"instant": instant})
+    assert rows == [(instant,)] == database.read(lambda it: _by_sqlalchemy(statement, it, {"instant": instant}))
+    [compiled] = statement._compiled.values()
+    assert compiled.prepared is not None
+    assert compiled.prepared._instants == [0]
     database.close()
 
 
