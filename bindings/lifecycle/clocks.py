@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bindings.domain.takeover import takeover_detail
 from bindings.store import settle
@@ -36,8 +36,7 @@ class Predecessor:
     ended_at: datetime
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SendClock:
+class SendClock(NamedTuple):
     """A committed intent, and this process's monotonic clock before and after its transaction.
 
     The database read its clock somewhere between the two. Counting from `after` gives an instant that is never too

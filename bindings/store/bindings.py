@@ -193,7 +193,7 @@ def transition(
     bound = tuple(name for name in values if name not in computed)
     new_values = {f"new_{name}": values[name] for name in bound}
     statement = build_change(tx.dialect, from_states, condition, bound, expressions)
-    rows = statement.run(tx, kind, caller, detail or {}, of_id=binding_id, **new_values)
+    rows = statement.run(tx, kind, caller, detail or {}, {"of_id": binding_id, **new_values})
     if not rows:
         return None
     return to_opened_binding(rows[0][:-1])

@@ -54,7 +54,7 @@ def extend(
     """
     values = _values(tx, binding_id, now, expire_s) | {"of_actor": actor}
     rows = _movement(tx.dialect, _Change.EXTEND).run(
-        tx, EventKind.EXTENDED, caller, {"expire_s": expire_s}, **values
+        tx, EventKind.EXTENDED, caller, {"expire_s": expire_s}, values
     )
     return _to_binding(tx, rows, _Change.EXTEND)
 
@@ -65,7 +65,7 @@ def shorten(
     """Move the promised end to `after_s` seconds from now. None if it would not end earlier; else as `extend`."""
     values = _values(tx, binding_id, now, after_s) | {"of_actor": None}
     rows = _movement(tx.dialect, _Change.SHORTEN).run(
-        tx, EventKind.SHORTENED, caller, {"after_s": after_s, "reason": optional_text(reason)}, **values
+        tx, EventKind.SHORTENED, caller, {"after_s": after_s, "reason": optional_text(reason)}, values
     )
     return _to_binding(tx, rows, _Change.SHORTEN)
 
@@ -75,7 +75,7 @@ def narrow(
 ) -> Binding | None:
     """Follow an earlier end in the provider's list: no promised end is later. None if nothing is to be changed."""
     rows = _narrowing(tx.dialect).run(
-        tx, EventKind.DRIFTED, caller, detail, of_id=binding_id, new_provider_expires_at=provider_end
+        tx, EventKind.DRIFTED, caller, detail, {"of_id": binding_id, "new_provider_expires_at": provider_end}
     )
     return to_opened_binding(rows[0][:-1]) if rows else None
 

@@ -145,7 +145,8 @@ def erase_bindings(
     with account.rewrites_allowed(tx):
         for side, row in chosen:
             detail = {"side": side, "ticket": ticket}
-            _erasing(tx.dialect, side).run(tx, EventKind.ERASED, caller, detail, of_id=row.id, token=_token())
+            values = {"of_id": row.id, "token": _token()}
+            _erasing(tx.dialect, side).run(tx, EventKind.ERASED, caller, detail, values)
     references = tuple(row.reference for _, row in chosen if row.reference is not None)
     names = tuple(name for _, row in chosen for name in row if name is not None)
     return ErasedBatch(bindings=len(ids), texts=deleted, references=references, names=names)

@@ -197,16 +197,25 @@ class ChangeWithEvents:
             self._combined_with_texts = CompiledStatement(read.add_cte(texts.inserted_with(logged)))
 
     def run(
-        self, tx: Transaction, kind: EventKind, caller: Caller, detail: dict[str, Any], **values: Any
+        self,
+        tx: Transaction,
+        kind: EventKind,
+        caller: Caller,
+        detail: dict[str, Any],
+        values: Mapping[str, Any],
     ) -> Sequence[Row[*tuple[Any, ...]]]:
-        """Change the rows, write an event for each, and return the changed rows."""
+        """Change the rows, write an event for each, and return the changed rows.
+
+        `values` are those of the parameters of the change.
+        """
         detail = with_trace(detail)
         event = event_params(kind, caller, detail)
         if self._combined is not None and self._combined_with_texts is not None:
             detached = texts.detach(detail)
             if detached is None:
-                return self._combined.fetch_all(tx.connection, values | event)
-            return self._combined_with_texts.fetch_all(tx.connection, values | event | detached.parameters())
+                return self._combined.fetch_all(tx.connection, {**values, **event})
+            parameters = {**values, **event, **detached.parameters()}
+            return self._combined_with_texts.fetch_all(tx.connection, parameters)
         rows = tx.connection.execute(self._change, values).all()
         for row in rows:
             row_params = {"event_binding_id": row.id, "event_sequence": row.version}
@@ -252,7 +261,7 @@ def _version_increment(dialect: SqlDialect) -> ChangeWithEvents:
 
 def append(tx: Transaction, binding_id: str, kind: EventKind, caller: Caller, detail: dict[str, Any]) -> bool:
     """Write an event that changes only the binding's count of events; return False if there is no such binding."""
-    return bool(_version_increment(tx.dialect).run(tx, kind, caller, detail, of_id=binding_id))
+    return bool(_version_increment(tx.dialect).run(tx, kind, caller, detail, {"of_id": binding_id}))
 
 
 def append_without_binding(tx: Transaction, kind: EventKind, caller: Caller, detail: dict[str, Any]) -> None:

@@ -131,13 +131,13 @@ def mark_unsettled_in_doubt(tx: Transaction, caller: Caller, *, limit: int) -> i
     """
     detail = {"reason": Reason.NOT_SETTLED, "status": None}
     statement = _overdue(tx.dialect, State.PENDING, "settle_by", State.IN_DOUBT)
-    return len(statement.run(tx, EventKind.IN_DOUBT, caller, detail, overdue_limit=limit))
+    return len(statement.run(tx, EventKind.IN_DOUBT, caller, detail, {"overdue_limit": limit}))
 
 
 def lapse(tx: Transaction, caller: Caller, *, limit: int) -> int:
     """Move up to `limit` bindings in doubt past `held_until` to lapsed; return how many."""
     statement = _overdue(tx.dialect, State.IN_DOUBT, "held_until", State.LAPSED)
-    return len(statement.run(tx, EventKind.LAPSED, caller, {}, overdue_limit=limit))
+    return len(statement.run(tx, EventKind.LAPSED, caller, {}, {"overdue_limit": limit}))
 
 
 @cache

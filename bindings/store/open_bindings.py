@@ -75,7 +75,7 @@ def request_unbinds(tx: Transaction, binding_ids: Sequence[str], caller: Caller,
     rows = [  # one statement for each: every text gets a salt of its own
         row
         for binding_id in binding_ids
-        for row in _requests(tx.dialect).run(tx, EventKind.UNBIND_REQUESTED, caller, detail, of_id=binding_id)
+        for row in _requests(tx.dialect).run(tx, EventKind.UNBIND_REQUESTED, caller, detail, {"of_id": binding_id})
     ]
     return [to_opened_binding(row[:-1]) for row in rows]
 

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import String, and_, bindparam, literal_column, null, select, type_coerce, union
 
@@ -70,9 +70,21 @@ _DETAIL = (
 )
 
 SEND_WINDOW_S = 5.0  # from the intent to the last instant at which its request may be sent
+_MICROSECOND = timedelta(microseconds=1)
 SETTLE_MARGIN_S = 1.0  # past the call's own timeout
 ATTEMPTS = 3
 LOCK_TIMEOUT_S = 4.0  # below the send window: a request that cannot be sent in time need not wait longer
+
+
+class Durations(NamedTuple):
+    """How long after its record an intent may be sent, must be settled, and holds its phones."""
+
+    until_send: timedelta
+    until_settle: timedelta
+    until_free: timedelta
+    until_send_us: int
+    until_settle_us: int
+    until_free_us: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,15 +103,15 @@ class BindLimits:
 
         `expire_s` are the seconds that the provider is asked for.
         """
-        until_send, until_settle, until_free = self.durations(expire_s)
+        durations = self.durations(expire_s)
         return {
             "requested_at": at,
-            "send_by": at + until_send,
-            "settle_by": at + until_settle,
-            "held_until": at + until_free,
+            "send_by": at + durations.until_send,
+            "settle_by": at + durations.until_settle,
+            "held_until": at + durations.until_free,
         }
 
-    def durations(self, expire_s: int) -> tuple[timedelta, timedelta, timedelta]:
+    def durations(self, expire_s: int) -> Durations:
         """Return how long after its record an intent may be sent, must be settled, and holds its phones."""
         guard_s = self.guard_for(expire_s)
         return _durations(self.call_timeout_s, self.tolerance_s + expire_s + guard_s)
@@ -112,12 +124,18 @@ class BindLimits:
 
 
 @lru_cache(maxsize=1_024)  # of each bind twice, and few programs have more different ones
-def _durations(call_timeout_s: float, held_s: float) -> tuple[timedelta, timedelta, timedelta]:
+def _durations(call_timeout_s: float, held_s: float) -> Durations:
     """Return `BindLimits.durations`; the phones are held for `held_s` after the send window."""
-    return (
-        timedelta(seconds=SEND_WINDOW_S),
-        timedelta(seconds=SEND_WINDOW_S + call_timeout_s + SETTLE_MARGIN_S),
-        timedelta(seconds=SEND_WINDOW_S + held_s),
+    until_send = timedelta(seconds=SEND_WINDOW_S)
+    until_settle = timedelta(seconds=SEND_WINDOW_S + call_timeout_s + SETTLE_MARGIN_S)
+    until_free = timedelta(seconds=SEND_WINDOW_S + held_s)
+    return Durations(
+        until_send=until_send,
+        until_settle=until_settle,
+        until_free=until_free,
+        until_send_us=until_send // _MICROSECOND,
+        until_settle_us=until_settle // _MICROSECOND,
+        until_free_us=until_free // _MICROSECOND,
     )
 
 
@@ -380,7 +398,7 @@ def new_intent(
     binding_id: str, request: BindRequest, limits: BindLimits, caller: Caller, now: datetime
 ) -> Binding:
     """Return the pending binding of a request that is recorded at the instant `now`."""
-    until_send, until_settle, until_free = limits.durations(request.provider_expire_s)
+    durations = limits.durations(request.provider_expire_s)
     return frozen(
         BindingFields(
             id=binding_id,
@@ -400,9 +418,9 @@ def new_intent(
             actor=caller.actor,
             request_id=caller.request_id,
             requested_at=now,
-            send_by=now + until_send,
-            settle_by=now + until_settle,
-            held_until=now + until_free,
+            send_by=now + durations.until_send,
+            settle_by=now + durations.until_settle,
+            held_until=now + durations.until_free,
             version=1,
         )
     )
@@ -423,9 +441,7 @@ def _insert(tx: Transaction, binding: Binding, caller: Caller, key_column: str, 
     row["facts_salt"] = stored_phones.stored_salt(dialect, numbers, "bindings", binding.id, salt)
     detail["facts"] = binding_facts(salt, binding)
     values = {f"new_{name}": value for name, value in row.items()}
-    inserted = _insertion(tx.dialect, key_column, tuple(row)).run(
-        tx, EventKind.REQUESTED, caller, detail, **values
-    )
+    inserted = _insertion(tx.dialect, key_column, tuple(row)).run(tx, EventKind.REQUESTED, caller, detail, values)
     return bool(inserted)
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import time
-from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +53,7 @@ NOT_CALLABLE = {
     "42501": "the user of the database may not call it",
     "25004": "default_transaction_isolation of the user or the database is not read committed",
 }
-_MICROSECOND = timedelta(microseconds=1)
+_LOCK_WAIT = f"{reserve.LOCK_TIMEOUT_S}s"
 
 
 class ReserveCall:
@@ -133,7 +132,7 @@ def _values(
     phones = {"phone_a": request.phone_a, "phone_b": request.phone_b}
     pair, salt = phones.values(), new_salt()
     digest = reserve.fingerprint(request)
-    until_send, until_settle, until_free = limits.durations(request.provider_expire_s)
+    durations = limits.durations(request.provider_expire_s)
     facts: dict[str, Any] = {
         "id": binding_id,
         "mode": str(request.mode),
@@ -156,16 +155,16 @@ def _values(
         "request_id": caller.request_id,
         "fingerprint": None if digest is None else stored_phones.fingerprint(dialect, numbers, digest),
         "facts_salt": stored_phones.stored_salt(dialect, numbers, "bindings", binding_id, salt),
-        "lock_wait": f"{reserve.LOCK_TIMEOUT_S}s",
+        "lock_wait": _LOCK_WAIT,
         "lock_keys": _array(map(str, sorted(reserve.lock_keys(limits.scope, pair)))),
         "index_key": numbers.index,
         "data_key": numbers.data,
         "all_sealed": storage.all_sealed,
         "stored_phones": _array(stored_phones.forms(dialect, *pair, index_key=storage.only_index_key)),
         "allowed_holders": allowed_holders(limits.policy, request.mode),
-        "send_us": until_send // _MICROSECOND,
-        "settle_us": until_settle // _MICROSECOND,
-        "held_us": until_free // _MICROSECOND,
+        "send_us": durations.until_send_us,
+        "settle_us": durations.until_settle_us,
+        "held_us": durations.until_free_us,
         "facts": facts_hash(salt, facts, OF_BINDING),
         "trace": telemetry.traceparent(),
         "event_key_id": caller.key_id,

@@ -9,8 +9,7 @@ a statement that each bind sends anyway. A process that starts afterwards cannot
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import bindparam, select
 
@@ -29,8 +28,7 @@ _is_known = bindings.c.id == bindparam("known_id", type_=BindingId)
 VERSION = select(bindings.c.version).where(_is_known).scalar_subquery()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CommittedVersion:
+class CommittedVersion(NamedTuple):
     """A committed version of a binding: requested `at` (database time), known `since` (monotonic clock)."""
 
     id: str

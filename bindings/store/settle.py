@@ -6,11 +6,10 @@ leaves them held (I4). A success is never dropped, however late it arrives. All 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from functools import cache, partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import and_, exists, literal_column, null, or_, select, update
 
@@ -57,8 +56,7 @@ FREES_KEY = frozenset(
 BIND_ID_TAKEN = ("uq_bindings_app_id_bind_id", "bindings.app_id, bindings.bind_id")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Success:
+class Success(NamedTuple):
     """The data of a successful bind, and the deadlines that follow from it.
 
     `hold` is how long the phones are held from the answer on, `longest_hold` the intent's `held_until`. Until the
@@ -84,7 +82,7 @@ class Success:
         """Return the success with the `held_until` that follows if it is recorded at the instant `now`."""
         if self.hold is None or self.longest_hold is None:
             return self
-        return replace(self, held_until=max(self.held_until, min(now + self.hold, self.longest_hold)))
+        return self._replace(held_until=max(self.held_until, min(now + self.hold, self.longest_hold)))
 
     def columns(self) -> dict[str, Any]:
         """Return the values by column, with the `warn_at` that follows from them."""
@@ -101,9 +99,7 @@ class Success:
 
 
 # The columns that a success sets; the intent has `warn_s` already.
-_FACTS = tuple(
-    field.name for field in fields(Success) if field.name not in {"hold", "longest_hold", "warn_s", "takeover"}
-)
+_FACTS = tuple(name for name in Success._fields if name not in {"hold", "longest_hold", "warn_s", "takeover"})
 _facts_of = attrgetter(*_FACTS)
 _NEW_FACTS = tuple(f"new_{name}" for name in _FACTS)  # the parameters of their new values
 
@@ -123,6 +119,7 @@ def activate(tx: Transaction, intent: Binding, success: Success, caller: Caller)
         success = success.recorded_at(tx.instant())
     facts = success.facts()
     values = dict(zip(_NEW_FACTS, facts.values(), strict=True))
+    values["of_id"] = intent.id
     values["new_warn_at"] = warn_at(success.expires_at, success.warn_s)
     from_record = tx.dialect.server_clock and success.hold is not None
     if from_record:
@@ -131,7 +128,7 @@ def activate(tx: Transaction, intent: Binding, success: Success, caller: Caller)
     if success.provider_expires_at is not None:
         detail["provider_expires_at"] = to_json_value(success.provider_expires_at)
     statement = _activation(tx.dialect, from_record=from_record)
-    rows = statement.run(tx, EventKind.ACTIVATED, caller, detail, of_id=intent.id, **values)
+    rows = statement.run(tx, EventKind.ACTIVATED, caller, detail, values)
     if not rows:
         return None
     if rows[0].version != intent.version + 1:

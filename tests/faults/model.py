@@ -542,7 +542,7 @@ class System:
                     .returning(table.id, table.version, table.change_tx)
                 )
                 detail = {} if is_lapse else {"reason": Reason.NOT_SETTLED, "status": None}
-                events.ChangeWithEvents(tx.dialect, change).run(tx, kind, Caller(actor="before"), detail)
+                events.ChangeWithEvents(tx.dialect, change).run(tx, kind, Caller(actor="before"), detail, {})
 
             self.database.write(work)
 

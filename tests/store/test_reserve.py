@@ -79,7 +79,7 @@ def success(bind_id: str = "1002", *, at: datetime = NOON, **changed: Any) -> se
         held_until=at + timedelta(seconds=607),
         warn_s=None,
     )
-    return replace(outcome, **changed)
+    return outcome._replace(**changed)
 
 
 def kinds(database: Database, binding: Binding) -> list[str]:

@@ -276,7 +276,7 @@ def _settle_unknown(recorder: _Recorder) -> None:
 
 def _erase_binding(recorder: _Recorder) -> None:
     change = erasure._erasing(_dialect(recorder), "a")
-    change.run(_transaction(recorder), EventKind.ERASED, CALLER, {}, of_id=ID, token="x")
+    change.run(_transaction(recorder), EventKind.ERASED, CALLER, {}, {"of_id": ID, "token": "x"})
 
 
 def _expire(recorder: _Recorder) -> None:
