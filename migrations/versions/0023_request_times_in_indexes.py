@@ -47,8 +47,9 @@ def upgrade() -> None:
             op.execute(f"DROP INDEX {old}")
         else:
             with _outside_transaction():
-                op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {new}")  # of an interrupted build
-                op.execute(f"CREATE INDEX CONCURRENTLY {new} {indexed}")
+                if not _is_valid(new):
+                    op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {new}")  # of an interrupted build
+                    op.execute(f"CREATE INDEX CONCURRENTLY {new} {indexed}")
                 op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {old}")
     op.execute(f"INSERT INTO schema_info (revision, readable_from) VALUES ('{revision}', '{READABLE_FROM}')")
 
@@ -69,6 +70,12 @@ def _names(column: str) -> tuple[str, str]:
     """Return the names of the index before and after."""
     old = f"ix_bindings_{column}_held_until"
     return old, f"{old}_requested_at"
+
+
+def _is_valid(index: str) -> bool:
+    """Return whether an interrupted migration has built an index: then the old one may be gone already."""
+    valid = sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:index)")
+    return bool(op.get_bind().execute(valid, {"index": index}).scalar())
 
 
 @contextmanager

@@ -547,6 +547,38 @@ def test_index_is_built_after_a_long_export_without_blocking_writers(postgres_se
     postgres_server.drop(url)
 
 
+@pytest.mark.postgres
+def test_repeated_migration_keeps_what_an_interrupted_one_has_built(postgres_server: Server) -> None:
+    """Where the old index is dropped already, running processes have only the new one."""
+    url = postgres_server.create()
+    engine = make_engine(url)
+    _migrate(engine, "0022")
+    built, broken = (f"ix_bindings_phone_{party}_held_until_requested_at" for party in "ab")
+    with psycopg.connect(url, autocommit=True) as interrupted:
+        interrupted.execute(f"CREATE INDEX {built} ON bindings (phone_a, held_until, requested_at)")
+        interrupted.execute("DROP INDEX ix_bindings_phone_a_held_until")
+        interrupted.execute(f"CREATE INDEX {broken} ON bindings (phone_b, held_until, requested_at)")
+        interrupted.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = %s::regclass", (broken,))
+        before = _indexes(interrupted, built, broken)
+        migrations.upgrade(url)
+        after = _indexes(interrupted, built, broken)
+    assert after[built] == before[built]
+    assert after[broken] != before[broken]
+    assert {valid for _, valid in after.values()} == {True}
+    engine.dispose()
+    postgres_server.drop(url)
+
+
+def _indexes(connection: psycopg.Connection[Any], *names: str) -> dict[str, Any]:
+    """Return by name the number of each index, and whether it is valid."""
+    rows = connection.execute(
+        "SELECT indexrelid::regclass::text, indexrelid::bigint, indisvalid FROM pg_index"
+        " WHERE indexrelid = ANY (%s::regclass[])",
+        (list(names),),
+    )
+    return {name: (number, valid) for name, number, valid in rows}
+
+
 def test_growing_tables_have_autovacuum_settings(engine: Engine) -> None:
     if engine.dialect.name == "sqlite":
         return
