@@ -186,7 +186,9 @@ def _check_connection(database: Database) -> Check:
     weak_settings = database.read(durability.weak_settings)
     if weak_settings:
         observed += [_describe_weak(setting, value) for setting, value in weak_settings.items()]
-        todo.append(f"set {', '.join(weak_settings)} to on: of server, database, role and URL the last one counts")
+        todo.append(f"set {', '.join(weak_settings)} to on")
+    if "synchronous_commit" in weak_settings:
+        todo.append("look for synchronous_commit in the URL, then at the role, the database and the server")
     level = Level.WARN if todo else Level.OK
     return Check(name="database", level=level, seen="; ".join(observed), todo="; ".join(todo) or None)
 

@@ -67,10 +67,14 @@ SESSION = {
     "standard_conforming_strings": "on",
 }
 _SETTINGS = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in SESSION.items())
-# Of a statement that reads a few rows of a large table by indexes, the compilation is nearly all of the time. The
-# server does not report this setting: behind a pooler it would stay for other clients, so there it is not made.
-_NO_JIT = "CASE WHEN pg_backend_pid() = %s THEN set_config('jit', 'off', false) END"
-_BEGIN_SESSION = f"SELECT pg_backend_pid(), {_SETTINGS}, {_NO_JIT}"
+# Of a statement that reads a few rows of a large table by indexes, the compilation is nearly all of the time. Only
+# a warning of the server says that a commit is on no standby (`deadline_connection`). It does not report these
+# settings: behind a pooler they would stay for other clients, so there they are not made.
+DIRECT_SESSION = {"jit": "off", "client_min_messages": "warning"}
+_DIRECT_SETTINGS = " || ".join(f"set_config('{name}', '{value}', false)" for name, value in DIRECT_SESSION.items())
+_BEGIN_SESSION = (
+    f"SELECT pg_backend_pid(), {_SETTINGS}, CASE WHEN pg_backend_pid() = %s THEN {_DIRECT_SETTINGS} END"
+)
 
 
 class Connections:

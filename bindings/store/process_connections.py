@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 from sqlalchemy import event
 
-from bindings.errors import Busy
+from bindings.errors import Busy, FieldError, InvalidRequest
 from bindings.fork_safety import ForkSensitive, keep_alive, run_missed_hooks
 from bindings.store.engine import Connections, driver_url
-from bindings.store.failures import READ_ONLY
+from bindings.store.failures import READ_ONLY, URL_VARIABLE
 from bindings.store.fork_gate import ForkGate
 from bindings.store.sqlite_connection import (
     EMPTIED,
@@ -177,7 +177,11 @@ def _absolute(url: str) -> tuple[str, str | None]:
     target = driver_url(url)
     if target.get_backend_name() != "sqlite" or not target.database or target.database.startswith("file:"):
         return url, None
-    path = str(Path(target.database).absolute())
+    try:
+        path = str(Path(target.database).absolute())
+    except FileNotFoundError:
+        message = "is a relative path, and the working directory of this process was deleted"
+        raise InvalidRequest([FieldError(URL_VARIABLE, message)]) from None
     return target.set(database=path).render_as_string(hide_password=False), path
 
 

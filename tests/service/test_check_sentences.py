@@ -112,7 +112,8 @@ WRONG_DATE = "compare this host's clock with NTP; if it is right, set BINDINGS_I
 DATE_IGNORED = "its Date header is ignored (BINDINGS_IGNORE_PROVIDER_DATE); {}"
 RECEIVERS = "`bindings webhooks list` names the receivers: check that they answer, and that a scheduler runs"
 REDELIVER = "`bindings webhooks redeliver` sends the dead ones again: run it when the receiver works"
-SET_ON = "set {} to on: of server, database, role and URL the last one counts"
+SET_ON = "set {} to on"
+WHERE_SET = "look for synchronous_commit in the URL, then at the role, the database and the server"
 FIRST = "correct `{}` first, then check again"
 OPEN = "{}{} open, the oldest from {} ago"
 BEGAN = "the last one began {} ago, has not finished"
@@ -172,6 +173,7 @@ def database_in_another_encoding(world: World) -> None:
     "synchronous_commit is off: a crash of the server may lose the last commits",
     "{} is off: unless its storage replaces it, a crash of the server's host may damage the database",
     SET_ON,
+    WHERE_SET,
 )
 def server_that_may_lose_commits(world: World) -> None:
     weak = {"synchronous_commit": "off", "fsync": "off"}
@@ -184,6 +186,7 @@ def server_that_may_lose_commits(world: World) -> None:
     "{} answers in {} ms",
     "synchronous_commit is {}: a standby that is promoted may lack the last commits",
     SET_ON,
+    WHERE_SET,
 )
 def standby_that_may_lack_commits(world: World) -> None:
     world.monkeypatch.setattr(durability, "weak_settings", lambda _: {"synchronous_commit": "local"})

@@ -277,11 +277,15 @@ def insert_pass(tx: Transaction, finished_at: datetime) -> None:
     )
 
 
-def test_no_connection_to_postgresql_compiles_statements(postgres_url: str) -> None:
-    database = Database(postgres_url)
-    show = text("SHOW jit")
-    assert database.read(lambda connection: connection.execute(show).scalar()) == "off"
-    assert database.write(lambda tx: tx.connection.execute(show).scalar()) == "off"
+@pytest.mark.parametrize(("setting", "value"), [("jit", "off"), ("client_min_messages", "warning")])
+def test_settings_of_a_direct_connection_are_made_whatever_the_role_has(
+    postgres_url: str, setting: str, value: str
+) -> None:
+    """Statements are not compiled, and the server warns of a commit that is on no standby."""
+    database = Database(f"{postgres_url}?options=-cclient_min_messages%3Derror")
+    show = text(f"SHOW {setting}")
+    assert database.read(lambda connection: connection.execute(show).scalar()) == value
+    assert database.write(lambda tx: tx.connection.execute(show).scalar()) == value
     database.close()
 
 

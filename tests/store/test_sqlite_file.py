@@ -21,6 +21,7 @@ from bindings.monitoring import health
 from bindings.monitoring.check import Check, Level
 from bindings.service import BindingService
 from bindings.store import events
+from bindings.store.database import Database
 from tests.service.harness import POOL, A, B, C, D, account_settings, in_threads, wait_for
 
 if TYPE_CHECKING:
@@ -263,3 +264,14 @@ def test_path_stays_the_same_after_a_change_of_the_folder(
         assert service.get(bound).state is State.ACTIVE
         assert service.get(bind(service, C, D)).state is State.ACTIVE
     assert not list(elsewhere.iterdir())
+
+
+def test_relative_path_in_a_deleted_working_directory_names_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "deleted"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    with pytest.raises(errors.InvalidRequest, match="BINDINGS_DATABASE_URL is a relative path"):
+        Database("sqlite:///bindings.db")
