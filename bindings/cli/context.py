@@ -37,7 +37,9 @@ def open_service(*, as_json: bool, connect: bool = False, until_signal: bool = F
 
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM or Ctrl-C sets; a second signal has its usual effect.
+    """Yield an event that SIGTERM, SIGHUP or Ctrl-C sets; a second signal has its usual effect.
+
+    A SIGHUP that the caller ignores stays ignored (nohup).
 
     A thread sets the event, woken through the interpreter's wake-up descriptor. A handler could not do so: it runs
     in the main thread, which may hold the event's lock at that moment, and not at all while the main thread waits
@@ -49,6 +51,8 @@ def stop_on_signal() -> Iterator[threading.Event]:
 
     stop = threading.Event()
     previous_handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        previous_handlers[signal.SIGHUP] = signal.SIG_DFL
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
 

@@ -13,6 +13,7 @@ import gc
 import select
 import signal
 import socket
+import threading
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -100,11 +101,18 @@ class Server(uvicorn.Server):
         """Handle signals while it serves, and do not raise them again afterwards.
 
         uvicorn would raise them again at the end: the process would end before the scheduler's jobs and the last
-        binds have finished.
+        binds have finished. It does not handle SIGHUP, which a terminal sends when it closes; one that the caller
+        ignores stays ignored (nohup).
         """
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        handles_hangup = in_main_thread and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
         with super().capture_signals():
+            if handles_hangup:
+                signal.signal(signal.SIGHUP, self.handle_exit)
             yield
             self._captured_signals.clear()
+        if handles_hangup:
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     def refresh_metrics(self) -> None:
         """Refresh the metrics from another thread, unless the server has stopped."""

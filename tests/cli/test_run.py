@@ -46,7 +46,9 @@ def first_line(stream: Any) -> str:
     return str(stream.readline())
 
 
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    "ending", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=["SIGTERM", "SIGINT", "SIGHUP"]
+)
 def test_simulator_prints_its_settings_and_ends_on_a_signal(shell: Shell, ending: signal.Signals) -> None:
     shell.set(provider_url=None, provider_api_key=None, provider_api_secret=None, provider_app_id=None)
     with running(shell, "simulator", "--json", "--fault", "lost_reply@bind=1", "--policy", "strict") as program:

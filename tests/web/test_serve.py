@@ -302,10 +302,13 @@ def in_flight(
     return ended, threads, provider_answer
 
 
-def test_sigterm_settles_sent_binds_and_answers_waiting_requests(host: Host, simulator: Simulator) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
+def test_sigterm_settles_sent_binds_and_answers_waiting_requests(
+    host: Host, simulator: Simulator, ending: signal.Signals
+) -> None:
     with host.serving() as replica:
         ended, threads, provider_answer = in_flight(replica, simulator)
-        replica.process.send_signal(signal.SIGTERM)
+        replica.process.send_signal(ending)
         wait_for(lambda: ended == [("events", 200)])
         provider_answer.set()
         for thread in threads:
