@@ -9,8 +9,6 @@ A column whose values have one type is converted by functions that run in C. The
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from dataclasses import dataclass
@@ -27,7 +25,7 @@ from bindings.domain.serialization import instant, reader, to_plain
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    Column: TypeAlias = Sequence[Any] | PhoneColumn | "FinishedCells"
+    Column: TypeAlias = Sequence[Any] | PhoneColumn | "JsonColumn" | "FinishedCells"
 
 FORMATS = ("csv", "ndjson")
 UTF8_MARK = "\ufeff"  # without it Excel takes the file for the encoding of its own country
@@ -42,6 +40,7 @@ _CELL_INSIDE = re.compile(rf'([;\t])(?=["\s]*{_FORMULA})')
 # Columns whose values have a form of their own, and those forms: a code, a UUID.
 _TYPED_COLUMNS = frozenset({"id", "binding_id", "export_id", "provider_status"})
 _TYPED_VALUE = re.compile(r"-?[0-9]{1,15}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_NEEDS_QUOTES = re.compile(r'[",\r\n]')
 _UTC = "+00:00"
 
 
@@ -49,8 +48,9 @@ _UTC = "+00:00"
 class RecordColumns:
     """A batch of records by column; its length is the number of records.
 
-    A column is a sequence of plain values, with instants as their texts; phones are a `PhoneColumn`. Columns that
-    the database has written for one format are `FinishedCells`, by the name of the first of them.
+    A column is a sequence of plain values, with instants as their texts; phones are a `PhoneColumn`, and objects
+    a `JsonColumn`. Columns that the database has written for one format are `FinishedCells`, by the name of the
+    first of them.
     """
 
     by_name: Mapping[str, Any]
@@ -58,6 +58,19 @@ class RecordColumns:
 
     def __len__(self) -> int:
         return self.row_count
+
+
+class EventColumns(RecordColumns):
+    """A batch of events by column; `detail` is a `JsonColumn`."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JsonColumn:
+    """A column of objects, each as the text that `json.dumps` returns for it."""
+
+    texts: list[str]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,30 +116,11 @@ def json_lines(records: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _csv_lines(columns: Mapping[str, Column], in_full: Sequence[bool]) -> str:
-    cells = [_csv_column(name, column, in_full) for name, column in columns.items()]
-    rows = list(zip(*cells, strict=True))
-    text = "\n".join([*map(",".join, rows), ""])
-    finished_places = [place for place, column in enumerate(columns.values()) if isinstance(column, FinishedCells)]
-    cell_count = len(rows[0]) + sum(rows[0][place].count(",") for place in finished_places)
-    if cell_count > 1 and not _needs_quotes(text, len(rows), cell_count):
-        return text
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(_split(row, finished_places) for row in rows)
-    return out.getvalue()
-
-
-def _split(row: Sequence[str], finished_places: Sequence[int]) -> Iterable[str]:
-    """Return the cells of a row, of which those at the finished places may be several."""
-    return chain.from_iterable(
-        text.split(",") if place in finished_places else (text,) for place, text in enumerate(row)
-    )
-
-
-def _needs_quotes(text: str, row_count: int, column_count: int) -> bool:
-    """Return whether a cell has what separates cells or lines, or a quote."""
-    if '"' in text or "\r" in text:
-        return True
-    return text.count(",") != row_count * (column_count - 1) or text.count("\n") != row_count
+    cells = [
+        column.texts if isinstance(column, FinishedCells) else _csv_column(name, column, in_full)
+        for name, column in columns.items()
+    ]
+    return "\n".join([*map(",".join, zip(*cells, strict=True)), ""])
 
 
 def _json_lines(columns: Mapping[str, Column], in_full: Sequence[bool]) -> str:
@@ -136,26 +130,39 @@ def _json_lines(columns: Mapping[str, Column], in_full: Sequence[bool]) -> str:
     return "".join(chain.from_iterable(zip(*parts, repeat("}\n"), strict=False)))
 
 
-def _csv_column(name: str, column: Column, in_full: Sequence[bool]) -> Sequence[str]:
-    """Return the cells of a column."""
-    if isinstance(column, FinishedCells):
-        return column.texts
+def _csv_column(
+    name: str, column: Sequence[Any] | PhoneColumn | JsonColumn, in_full: Sequence[bool]
+) -> Sequence[str]:
+    """Return the cells of a column, in quotes where they need them."""
+    if isinstance(column, JsonColumn):
+        return _quoted(_json_cells(column.texts))
     if isinstance(column, PhoneColumn):
         texts = column.texts(revealed=in_full)
-        return _text_cells(name, texts, _text_cell) if any(in_full) else texts  # masked ones are read as text
+        # Masked ones are read as text.
+        return _quoted(_text_cells(name, texts, _text_cell) if any(in_full) else texts)
     kind = _kind(column)
     if kind in _CONVERTERS:
         return _once_if_equal(column, lambda values: _with("", _CONVERTERS[kind](values)))
     if kind == "text":
-        return _once_if_equal(column, lambda values: _text_cells(name, _with("", values), _cached_text_cell))
+        return _once_if_equal(
+            column, lambda values: _quoted(_text_cells(name, _with("", values), _cached_text_cell))
+        )
     if kind == "phone":
-        return _text_cells(name, list(map(_phone_text, column, in_full)), _text_cell)
-    return [_csv_cell(name, value) for value in _plain(column, in_full)]
+        return _quoted(_text_cells(name, list(map(_phone_text, column, in_full)), _text_cell))
+    return _quoted([_csv_cell(name, value) for value in _plain(column, in_full)])
+
+
+def _quoted(cells: list[str]) -> list[str]:
+    """Return the cells, in quotes if they have a quote or what separates cells or lines."""
+    joined = "\n".join(cells)
+    if joined.count("\n") == len(cells) - 1 and not any(sign in joined for sign in '",\r'):
+        return cells
+    return ['"' + cell.replace('"', '""') + '"' if _NEEDS_QUOTES.search(cell) else cell for cell in cells]
 
 
 def _json_column(column: Column, in_full: Sequence[bool]) -> Sequence[str]:
     """Return the JSON texts of a column."""
-    if isinstance(column, FinishedCells):
+    if isinstance(column, FinishedCells | JsonColumn):
         return column.texts
     if isinstance(column, PhoneColumn):
         return list(map(encode_basestring_ascii, column.texts(revealed=in_full)))
@@ -232,15 +239,16 @@ def _text_cells(name: str, texts: list[str], cell: Callable[[str], str]) -> list
     """Return texts as cells of a column; `cell` converts one of them."""
     if name in _TYPED_COLUMNS:
         return [text if _TYPED_VALUE.fullmatch(text) else cell(text) for text in texts]
-    if _are_digits(texts):
+    if _are_numbers(texts):
         return [text and f"'{text}" for text in texts]
     joined = "\n".join(["", *texts, ""])
     is_plain = ";" not in joined and "\t" not in joined and joined.count("\n") == len(texts) + 1
     return texts if is_plain and not _ANY_NOT_AS_TEXT.search(joined) else list(map(cell, texts))
 
 
-def _are_digits(texts: Sequence[str]) -> bool:
-    joined = "".join(texts)
+def _are_numbers(texts: Sequence[str]) -> bool:
+    """Return whether every text that is not empty is of digits and minus signs: a number, a date or a formula."""
+    joined = "".join(texts).replace("-", "")
     return joined.isascii() and joined.isdigit()
 
 
@@ -249,9 +257,16 @@ def _csv_cell(column: str, value: Any) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        return _CELL_INSIDE.sub(r"\1'", json.dumps(value))
+        return _json_cells([json.dumps(value)])[0]
     is_typed = column in _TYPED_COLUMNS and _TYPED_VALUE.fullmatch(value)
     return value if is_typed else _text_cell(value)
+
+
+def _json_cells(texts: list[str]) -> list[str]:
+    """Return JSON texts as cells of CSV, before they are put in quotes."""
+    if ";" not in "".join(texts):  # the only separator that JSON can have
+        return texts
+    return [_CELL_INSIDE.sub(r"\1'", text) for text in texts]
 
 
 def _text_cell(value: str) -> str:

@@ -6,6 +6,7 @@ Phones are masked unless the caller passes `revealed=True`, and records the reve
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from datetime import UTC, datetime
 from enum import Enum
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 Record = TypeVar("Record")
 
 _INSTANT_LENGTHS = {20, 27}  # of instants in whole seconds, and with a fraction
+# What may be a number with a fraction; it begins after a space, or first in an array.
+_FRACTION, _FRACTION_IN_ARRAY = (re.compile(rf"{sign}-?[0-9]+[.eE]") for sign in (" ", r"\["))
+_COMPACT = re.compile(r'":[^ ]')
 _SHORT_FRACTION = re.compile(r"\.([0-9]{1,5}+)\+")
 
 
@@ -95,6 +99,29 @@ def instants_in_json(arrays: Sequence[str]) -> list[str]:
     """Return the JSON text of `instant` of each instant, in UTC, in JSON arrays of PostgreSQL, in one list."""
     joined = ", ".join(arrays).replace("], [", ", ")[1:-1]
     return _with_whole_fractions(joined).replace("+00:00", "Z").split(", ")
+
+
+def stored_json(texts: Sequence[str]) -> list[str]:
+    """Return the text of `json.dumps` for each object in texts of PostgreSQL, or of `json.dumps` or SQLite.
+
+    PostgreSQL writes the same, except for characters outside of ASCII and numbers with a fraction. SQLite writes
+    no spaces. ValueError if a text that has to be parsed is not JSON.
+    """
+    if _is_as_dumped("\n".join(texts), line_feeds=len(texts) - 1):
+        return list(texts)
+    return [text if _is_as_dumped(text, line_feeds=0) else json.dumps(json.loads(text)) for text in texts]
+
+
+def _is_as_dumped(text: str, *, line_feeds: int) -> bool:
+    """Return whether JSON texts, with so many line feeds between them, are surely as `json.dumps` writes them."""
+    return (
+        text.isascii()
+        and "\x7f" not in text
+        and text.count("\n") == line_feeds
+        and not _FRACTION.search(text)
+        and not ("[" in text and _FRACTION_IN_ARRAY.search(text))
+        and not _COMPACT.search(text)
+    )
 
 
 def _with_whole_fractions(text: str) -> str:

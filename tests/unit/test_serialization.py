@@ -6,7 +6,8 @@ import csv
 import io
 import json
 from datetime import UTC, datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from bindings.domain.serialization import (
     instants_in_csv,
     instants_in_json,
     stored_instants,
+    stored_json,
 )
 
 if TYPE_CHECKING:
@@ -66,6 +68,57 @@ def test_stored_text_that_is_no_instant_is_an_error() -> None:
         stored_instants(["2026-01-01T00:00:00.000000Z", "infinity"])
 
 
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=6)
+    | st.text(' ":,.[]{}-0123456789eE\\/\x7f\t\n\r', max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+JSON_FORMS: tuple[Callable[[Any], str], ...] = (
+    json.dumps,
+    partial(json.dumps, ensure_ascii=False),
+    partial(json.dumps, separators=(",", ":")),
+    partial(json.dumps, indent=1),
+)
+
+
+@given(st.lists(st.dictionaries(st.text(max_size=4), JSON_VALUES, max_size=4)), st.sampled_from(JSON_FORMS))
+@settings(max_examples=200)
+def test_stored_json_is_that_of_the_single_values(
+    values: list[dict[str, Any]], write: Callable[[Any], str]
+) -> None:
+    stored = list(map(write, values))
+    assert stored_json(stored) == [json.dumps(json.loads(text)) for text in stored]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 1.50}',
+        '{"a": [-1.50]}',
+        '{"a": [0, 1.50]}',
+        '{"a": [1E2]}',
+        '{"a":1}',
+        '{"a": "\x7f"}',
+        '{"a": "\u00e9"}',
+    ],
+)
+def test_stored_json_that_is_written_otherwise_is_written_again(text: str) -> None:
+    plain = '{"b": "1.50"}'
+    assert stored_json([plain, text, "{}"]) == [plain, json.dumps(json.loads(text)), "{}"] != [plain, text, "{}"]
+
+
+def test_stored_json_that_is_written_alike_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"at": "2026-11-30T11:11:22.240486+00:00", "count": 3, "ratio": "1.5", "ids": [1, -2], "none": None}
+    stored = [json.dumps(values), "{}"]
+    monkeypatch.setattr(json, "loads", None)
+    assert stored_json(stored) == stored
+
+
 @given(st.lists(st.tuples(INSTANTS, st.none() | INSTANTS), min_size=1))
 @settings(max_examples=100)
 def test_rows_of_instants_of_postgres_are_those_of_the_single_ones(
@@ -110,5 +163,5 @@ def test_rows_of_instants_of_postgres_are_those_of_the_single_ones(
 def test_cell_is_no_formula_in_any_list_separator_and_codes_stay_as_they_are(
     column: str, value: object, cell: str
 ) -> None:
-    lines = LineEncoder([column], "csv").lines([{column: value}])
-    assert next(csv.reader(io.StringIO(lines, newline="")), [""])[0:1] == ([cell] if cell else [""])
+    lines = LineEncoder([column, "mode"], "csv").lines([{column: value, "mode": "AXB"}])
+    assert list(csv.reader(io.StringIO(lines, newline=""))) == [[cell, "AXB"]]
