@@ -16,6 +16,7 @@ from bindings.access.access_log import AccessLog
 from bindings.access.api_keys import ApiKeys
 from bindings.access.binding_list import BindingList
 from bindings.access.erasure import Erasure
+from bindings.access.event_list import EventList
 from bindings.access.investigation import Investigation
 from bindings.access.phone_searches import PhoneSearches
 from bindings.access.sessions import Sessions
@@ -160,6 +161,11 @@ class BindingService:
     def binding_list(self) -> BindingList:
         """Return the list of bindings of the audit console: pages in a chosen order, counts, and its export."""
         return BindingList(self.runtime.database)
+
+    @property
+    def event_list(self) -> EventList:
+        """Return the list of events, which exports read by column."""
+        return EventList(self.runtime.database)
 
     @property
     def investigation(self) -> Investigation:

@@ -116,8 +116,8 @@ def events(
     with context.open_service(as_json=as_json, connect=True) as service:
         encoder = LineEncoder(field_names(Event), chosen_format)
         with _record_export(service, "events", period, chosen_format, None) as written:
-            rows = batches(service.export_events(since=since, until=until))
-            _write(rows, encoder.lines, path, written, header=encoder.header, noun="events")
+            batches_of_rows = service.event_list.export(since=period[0], until=period[1])
+            _write(batches_of_rows, encoder.lines, path, written, header=encoder.header, noun="events")
 
 
 def write_records(

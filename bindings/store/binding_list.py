@@ -25,10 +25,10 @@ from bindings.store.queries import LONGEST_SPAN, conditions, run
 from bindings.store.schema import bindings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Connection, CursorResult, Dialect, FromClause
+    from sqlalchemy import ColumnElement, Connection, Dialect, FromClause
     from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
     from bindings.domain.binding import Binding
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     Columns = ReadOnlyColumnCollection[str, Any]
 
 ROWS_READ = 10_000
-BATCH = 1_000  # of an export
 COUNTED = ("state", "mode", "app_id", "pool_number", "provider_status", "actor")
 _NO_COUNTED_FILTER: dict[str, None] = dict.fromkeys(COUNTED)
 
@@ -131,16 +130,8 @@ def export(
     statement = select(*columns.values()).where(*matching).order_by(*_order_by(bindings.c, order))
     keys = keys_of(connection.dialect)
     with connection.execute(statement) as result:  # also closed if the caller stops early
-        for rows in _batches(connection, result):
+        for rows in sql.batches(connection, result):
             yield to_record_columns(rows, columns, keys)
-
-
-def _batches(connection: Connection, result: CursorResult[Any]) -> Iterator[Sequence[Sequence[Any]]]:
-    if not sql.is_postgres(connection):
-        return result.partitions(BATCH)
-    from bindings.store import read_ahead  # which needs the driver for PostgreSQL
-
-    return read_ahead.batches(connection, result, size=BATCH)
 
 
 @dataclass(frozen=True, slots=True)

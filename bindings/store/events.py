@@ -36,6 +36,7 @@ from sqlalchemy import (
 
 from bindings import telemetry
 from bindings.domain.binding import Event, EventKind
+from bindings.errors import Busy
 from bindings.store import sql, texts
 from bindings.store.column_types import BindingId, Detail
 from bindings.store.compiled import CompiledStatement
@@ -410,9 +411,17 @@ def oldest_not_final(connection: Connection) -> datetime | None:
     return connection.execute(waiting.order_by(events.c.tx, events.c.position).limit(1)).scalar()
 
 
-def committed_events() -> Select[*tuple[Any, ...]]:
-    """Return a SELECT of every committed event, in feed order; a later commit may still insert before the last."""
-    return select(*COLUMNS).order_by(events.c.tx, events.c.position)
+def committed_events(*, since: datetime | None = None, until: datetime | None = None) -> Select[*tuple[Any, ...]]:
+    """Return a SELECT of every committed event of [since, until), in feed order.
+
+    A later commit may still insert before the last.
+    """
+    statement = select(*COLUMNS).order_by(events.c.tx, events.c.position)
+    if since is not None:
+        statement = statement.where(events.c.at >= since)
+    if until is not None:
+        statement = statement.where(events.c.at < until)
+    return statement
 
 
 def parse_cursor(cursor: str) -> tuple[int, int]:
@@ -426,11 +435,24 @@ def is_kind(kind: EventKind) -> ColumnElement[bool]:
     return sql.equals_literal(events.c.kind, kind)
 
 
+def reference_in(detail: dict[str, Any]) -> Any:
+    """Return the reference in the detail of a refused bind, where an earlier version wrote it; None without."""
+    return detail.get("reference")
+
+
+def unreadable(event_cursor: str) -> Busy:
+    """Return the error of an export that meets an event with a value that cannot be read."""
+    return Busy(
+        f"event {event_cursor} has a value that cannot be read: it was changed; the export ends before it",
+        todo="run `bindings audit verify` on the database, and see who can write to it",
+    )
+
+
 def to_event(row: Sequence[Any] | Row[*tuple[Any, ...]]) -> Event:
     """Return an event from its row (the columns `COLUMNS`)."""
     tx, position, binding_id, sequence, kind, at, actor, request_id, detail, key_id, reference = row
     if reference is None and kind == EventKind.REFUSED:
-        reference = detail.get("reference")  # of an earlier version
+        reference = reference_in(detail)
     return Event(
         cursor=f"{tx}-{position}",
         binding_id=binding_id,

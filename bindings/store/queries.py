@@ -524,12 +524,7 @@ def export_bindings(
 
 def export_events(connection: Connection, *, since: datetime | None, until: datetime | None) -> Iterator[Event]:
     """Yield every event that happened in [since, until), in feed order, in batches: memory stays constant."""
-    statement = events.committed_events()
-    if since is not None:
-        statement = statement.where(events_table.c.at >= since)
-    if until is not None:
-        statement = statement.where(events_table.c.at < until)
-    with connection.execute(statement) as rows:
+    with connection.execute(events.committed_events(since=since, until=until)) as rows:
         for batch in batches(map(events.to_event, rows)):
             yield from texts.with_texts(connection, batch)
 

@@ -18,7 +18,6 @@ from sqlalchemy.types import NullType
 
 from bindings.domain.acts import Act
 from bindings.domain.binding import EventKind
-from bindings.errors import Busy
 from bindings.sealing.encoding import instant_text, parse_any_json, parse_json, plain_instant, sha256
 from bindings.sealing.facts import OF_BINDING, facts_hash
 from bindings.sealing.findings import UNREADABLE
@@ -26,7 +25,7 @@ from bindings.sealing.seals import BEGINNING, Seal, cursor
 from bindings.store import phones, sql
 from bindings.store.bindings import FIELDS, PHONES
 from bindings.store.column_types import BindingId, BlindIndex, Instant
-from bindings.store.events import PARTITION_SPAN, after_position, oldest_running, retention_position
+from bindings.store.events import PARTITION_SPAN, after_position, oldest_running, retention_position, unreadable
 from bindings.store.holds import COLUMNS as HOLD_COLUMNS
 from bindings.store.holds import hold_facts, to_hold
 from bindings.store.reserve import request_digest
@@ -191,11 +190,7 @@ def export_events(connection: Connection) -> Iterator[dict[str, Any]]:
     """Yield every committed event as `list_events`; `Busy`, which names the event, if one cannot be read."""
     for event in list_events(connection):
         if isinstance(event, UnreadableEvent):
-            raise Busy(
-                f"event {cursor(event.position)} has a value that cannot be read: it was changed; the export ends"
-                " before it",
-                todo="run `bindings audit verify` on the database, and see who can write to it",
-            )
+            raise unreadable(cursor(event.position))
         yield event
 
 

@@ -31,14 +31,15 @@ from sqlalchemy import (
 from bindings.store.column_types import Instant
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import timedelta
     from enum import StrEnum
 
-    from sqlalchemy import CTE, Column, ColumnElement, Connection, Row, Select, Table
+    from sqlalchemy import CTE, Column, ColumnElement, Connection, CursorResult, Row, Select, Table
 
 Record = TypeVar("Record")
 
+EXPORT_BATCH = 1_000  # rows of an export that are in memory at a time
 LAST_CHARACTER = "\U0010ffff"  # sorts after every other, and is not a character of any text
 
 
@@ -130,6 +131,18 @@ def starts_with(column: ColumnElement[Any], prefix: str, *, postgres: bool) -> C
 def is_postgres(connection: Connection) -> bool:
     """Return True for PostgreSQL, False for SQLite."""
     return connection.dialect.name == "postgresql"
+
+
+def batches(connection: Connection, result: CursorResult[Any]) -> Iterator[Sequence[Sequence[Any]]]:
+    """Yield the rows of a result that is streamed (`yield_per`), `EXPORT_BATCH` at a time.
+
+    On PostgreSQL no other statement can run on the connection meanwhile.
+    """
+    if not is_postgres(connection):
+        return result.partitions(EXPORT_BATCH)
+    from bindings.store import read_ahead  # which needs the driver for PostgreSQL
+
+    return read_ahead.batches(connection, result, size=EXPORT_BATCH)
 
 
 def to_json_value(value: Any) -> Any:

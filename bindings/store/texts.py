@@ -28,7 +28,7 @@ from bindings.store.compiled import CompiledStatement
 from bindings.store.schema import texts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy import CTE, ColumnElement, Connection, Insert
 
@@ -135,8 +135,15 @@ def with_texts(connection: Connection, events: Sequence[Event]) -> list[Event]:
     if not positions:
         return list(events)
     rows = _of_events(sql.is_postgres(connection)).fetch_all(connection, {"positions": sorted(positions)})
-    stored = {(row.event_position, row.name): row.text for row in rows}
-    return [_with_texts(event, stored) if _position(event) in positions else event for event in events]
+    stored: dict[int, dict[str, str]] = {position: {} for position in positions}
+    for row in rows:
+        stored[row.event_position][row.name] = row.text
+    return [
+        replace(event, detail=fill_in(event.detail, stored[_position(event)]))
+        if _position(event) in positions
+        else event
+        for event in events
+    ]
 
 
 @cache
@@ -146,13 +153,9 @@ def _of_events(postgres: bool) -> CompiledStatement:
     return CompiledStatement(select(texts.c.event_position, texts.c.name, texts.c.text).where(of_events))
 
 
-def _with_texts(event: Event, stored: dict[tuple[int, str], str]) -> Event:
-    position = _position(event)
-    detail = {
-        name: _value(name, stored.get((position, name))) if _is_digest(value) else value
-        for name, value in event.detail.items()
-    }
-    return replace(event, detail=detail)
+def fill_in(detail: dict[str, Any], stored: Mapping[str, str]) -> dict[str, Any]:
+    """Return a detail with its texts, which are stored by name, or `DELETED` where a text is deleted."""
+    return {name: _value(name, stored.get(name)) if _is_digest(value) else value for name, value in detail.items()}
 
 
 def _value(name: str, text: str | None) -> Any:

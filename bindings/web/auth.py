@@ -12,6 +12,7 @@ idempotency key, or in the detail of an event. It does not learn who investigate
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field, replace
 from math import ceil
@@ -23,7 +24,7 @@ from bindings.domain import roles
 from bindings.domain.acts import Act
 from bindings.domain.binding import Binding, Caller, EventKind
 from bindings.domain.hold import round_up
-from bindings.domain.record_lines import RecordColumns
+from bindings.domain.record_lines import EventColumns, JsonColumn, RecordColumns
 from bindings.domain.roles import Permission, Role
 from bindings.domain.serialization import fields
 from bindings.web import problems
@@ -132,7 +133,9 @@ class Principal:
         return values
 
     def redact_columns(self, batch: RecordColumns) -> RecordColumns:
-        """Return bindings by column, as `redact_binding` returns each of them."""
+        """Return bindings or events by column, as `redact_binding` or `redact_event` returns each of them."""
+        if isinstance(batch, EventColumns):
+            return self._redact_event_columns(batch)
         if self.has_permission(Permission.READ):
             return batch
         return RecordColumns({**batch.by_name, "version": [0] * len(batch)}, len(batch))
@@ -143,16 +146,49 @@ class Principal:
         An app does not see which other caller acted and why, nor other bindings. Without the permission to reveal,
         the hash of an export is left out: with the masked list it would let a reader try all digits.
         """
-        if self.has_permission(Permission.READ):
-            if event.kind != EventKind.EXPORTED or self.has_permission(Permission.REVEAL):
-                return event
-            return replace(event, detail={name: event.detail[name] for name in event.detail if name != "sha256"})
-        is_own = event.actor in (self.actor, scheduler.ACTOR)
-        hidden = HIDDEN_FROM_APPS if is_own else (*HIDDEN_FROM_APPS, *_reason_fields(event))
-        detail = {name: value for name, value in event.detail.items() if name not in hidden}
-        if is_own:
+        if not self._redacts(event.kind):
+            return event
+        detail = self._visible_detail(event.kind, event.actor, event.detail)
+        if self._sees_actor(event.actor):
             return replace(event, detail=detail)
         return replace(event, actor=OTHER_ACTOR, request_id=None, key_id=None, detail=detail)
+
+    def _redact_event_columns(self, batch: EventColumns) -> EventColumns:
+        kinds, actors, detail = (batch.by_name[name] for name in ("kind", "actor", "detail"))
+        redacted_kinds = {kind for kind in set(kinds) if self._redacts(kind)}
+        if not redacted_kinds:
+            return batch
+        details = [
+            json.dumps(self._visible_detail(kind, actor, json.loads(text))) if kind in redacted_kinds else text
+            for kind, actor, text in zip(kinds, actors, detail.texts, strict=True)
+        ]
+        by_name = {**batch.by_name, "detail": JsonColumn(details)}
+        seen_actors = {actor for actor in set(actors) if self._sees_actor(actor)}
+        by_name["actor"] = [actor if actor in seen_actors else OTHER_ACTOR for actor in actors]
+        for name in ("request_id", "key_id"):
+            pairs = zip(batch.by_name[name], actors, strict=True)
+            by_name[name] = [value if actor in seen_actors else None for value, actor in pairs]
+        return EventColumns(by_name, len(batch))
+
+    def _redacts(self, kind: str) -> bool:
+        """Return whether events of this kind may have something that the role may not see."""
+        if self.has_permission(Permission.READ):
+            return kind == EventKind.EXPORTED and not self.has_permission(Permission.REVEAL)
+        return True
+
+    def _sees_actor(self, actor: str) -> bool:
+        """Return whether the role may see that this actor wrote an event."""
+        return self.has_permission(Permission.READ) or actor in (self.actor, scheduler.ACTOR)
+
+    def _visible_detail(self, kind: str, actor: str, detail: dict[str, Any]) -> dict[str, Any]:
+        """Return what the role may see of the detail of an event, of a kind that `_redacts` names."""
+        if self.has_permission(Permission.READ):
+            hidden: tuple[str, ...] = ("sha256",)
+        elif self._sees_actor(actor):
+            hidden = HIDDEN_FROM_APPS
+        else:
+            hidden = (*HIDDEN_FROM_APPS, *_reason_fields(kind))
+        return {name: value for name, value in detail.items() if name not in hidden}
 
     def redact_history(self, history: Sequence[Event]) -> list[Event]:
         """Return the events of a binding, in order; an app sees no reveals, and `sequence` does not count them."""
@@ -359,11 +395,11 @@ class Authenticator:
             raise problems.RateLimited(retry_after_s=1)
 
 
-def _reason_fields(event: Event) -> tuple[str, ...]:
-    """Return the fields of an event's detail in which its actor gives reasons in its own words."""
-    if event.kind == EventKind.ERASED:
+def _reason_fields(kind: str) -> tuple[str, ...]:
+    """Return the fields of the detail of such events in which their actor gives reasons in its own words."""
+    if kind == EventKind.ERASED:
         return ("ticket",)
-    return ("because", "reason") if event.kind == EventKind.UNBIND_REQUESTED else ("because",)
+    return ("because", "reason") if kind == EventKind.UNBIND_REQUESTED else ("because",)
 
 
 def _require_direct(connection: Connection) -> None:

@@ -307,7 +307,7 @@ def test_export_of_bindings_in_a_terminal_counts_them_first(shell: Shell, tmp_pa
     shell.bind(C, D)
     file = str(tmp_path / "out.csv")
     terminal, end = pty.openpty()
-    script = "from bindings.cli import root; from bindings.store import binding_list; binding_list.BATCH = 1"
+    script = "from bindings.cli import root; from bindings.store import sql; sql.EXPORT_BATCH = 1"
     program = [sys.executable, "-c", f"{script}; root.main()", "export", "bindings", "-o", file]
     subprocess.run(program, env=shell.whole_environment(), stderr=end, check=True)
     os.close(end)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -11,7 +12,9 @@ import pytest
 from sqlalchemy import delete, event, insert, select
 
 from bindings import errors
-from bindings.domain.binding import EventKind
+from bindings.domain.binding import Event, EventKind
+from bindings.domain.record_lines import LineEncoder
+from bindings.domain.serialization import field_names
 from bindings.monitoring.chart_range import TimeRange
 from bindings.store import events as event_rows
 from bindings.store import replicas as replica_rows
@@ -106,14 +109,22 @@ def delete_texts(harness: ServiceHarness) -> None:
     harness.rewrite(delete(texts_table))
 
 
+def exported_rows(service: BindingService) -> list[dict[str, Any]]:
+    """Return the rows of the file of an export of all events."""
+    encoder = LineEncoder(field_names(Event), "ndjson")
+    lines = "".join(map(encoder.lines, service.event_list.export(since=None, until=None)))
+    return [json.loads(line) for line in lines.splitlines()]
+
+
 def readers(service: BindingService, binding: Binding) -> dict[str, list[Any]]:
     """Return what each reader of events shows of those that have a text."""
     feed_has_caught_up(service)
-    ways = {
+    ways: dict[str, list[Any]] = {
         "history": service.history(binding.id),
         "feed": list(service.events(limit=200).data),
         "feed of an actor": list(service.events_for_actor(binding.actor, limit=200).data),
         "export": list(service.export_events()),
+        "exported file": [SimpleNamespace(**row) for row in exported_rows(service)],
     }
     names = ("reason", "because", "said")
     return {

@@ -21,7 +21,7 @@ from bindings.domain.phone import ERASED_MARK, Phone
 from bindings.domain.record_lines import FORMATS, LineEncoder
 from bindings.domain.search_filters import Order, SearchFilters
 from bindings.domain.serialization import field_names
-from bindings.store import binding_list, queries
+from bindings.store import binding_list, queries, sql
 from bindings.store.binding_list import COUNTED
 from bindings.store.database import Database
 from bindings.store.schema import bindings
@@ -192,7 +192,7 @@ ODD_ROWS: list[dict[str, Any]] = [
 def test_exported_columns_have_the_lines_of_the_bindings(
     database: Database, monkeypatch: pytest.MonkeyPatch, file_format: str, *, revealed: bool, batch: int
 ) -> None:
-    monkeypatch.setattr(binding_list, "BATCH", batch)
+    monkeypatch.setattr(sql, "EXPORT_BATCH", batch)
     rng = random.Random(2)
     inserted = [insert(bindings).values(row(ROWS + number, rng) | odd) for number, odd in enumerate(ODD_ROWS)]
     database.write(lambda tx: [tx.connection.execute(statement) for statement in inserted])
@@ -314,7 +314,7 @@ def test_counts_read_the_newest_bindings_only_and_one_actor_counts_its_own(
 
 def test_export_that_ends_early_loses_no_connection(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while the server prepares the next batch."""
-    monkeypatch.setattr(binding_list, "BATCH", 7)
+    monkeypatch.setattr(sql, "EXPORT_BATCH", 7)
     used, dropped = database._writes if database.postgres else database._reads, mock.Mock()
     monkeypatch.setattr(used, "drop", dropped)
     for batches_read in (0, 1, 2, ROWS):

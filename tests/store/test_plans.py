@@ -741,6 +741,7 @@ EVENT_READS: dict[str, Callable[[BindingService], object]] = {
     "feed of an actor": lambda service: service.events_for_actor("test", limit=100),
     "history": lambda service: service.history(service.search(limit=1).data[0].id),
     "export": lambda service: list(service.export_events()),
+    "export by column": lambda service: list(service.event_list.export(since=None, until=None)),
     "deliveries": lambda service: service.webhooks.deliveries(service.webhooks.list()[0].id),
 }
 

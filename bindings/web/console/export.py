@@ -22,7 +22,7 @@ from bindings.domain.binding import Binding, Event
 from bindings.domain.record_lines import LineEncoder, RecordColumns
 from bindings.domain.roles import Permission
 from bindings.domain.search_filters import Order, SearchFilters
-from bindings.domain.serialization import batches, field_names, fields, to_plain
+from bindings.domain.serialization import field_names, fields, to_plain
 from bindings.errors import FieldError, InvalidRequest, NotFound
 from bindings.validation import requests as validation
 from bindings.web import problems
@@ -217,7 +217,7 @@ async def export_period(request: Request[Any, Any, Any]) -> PageResponse:
 
     def read(service: BindingService, reason: str | None) -> Generator[Batch, None, None]:
         if view == "events":
-            return batches(service.export_events(since=since, until=until))
+            return service.event_list.export(since=since, until=until)
         if reason is not None:
             service.access_log.record_reveal_of_period(since=since, until=until, reason=reason)
         requested = SearchFilters(requested_from=since, requested_to=until)
