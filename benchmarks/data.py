@@ -7,6 +7,7 @@ derives every value from a row number, so that no row passes through Python.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import sqlite3
 import time
@@ -19,7 +20,7 @@ import psycopg
 from bindings.store import migrations
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from tests.store.databases import Server
@@ -31,6 +32,32 @@ NUMBERS = 10_000  # number of different middle numbers, each used many times
 # First row number that `BenchDatabase.add_due` uses: above all others, also of earlier runs in a kept database.
 DUE_FROM = 10_000_000_000 + int(time.time() - 1_790_000_000) * 10_000
 
+
+# Details of the product's events by kind, which are as long as those of a history.
+TYPICAL_DETAILS: dict[str, dict[str, Any]] = {
+    "requested": {
+        "mode": "AXXB",
+        "pool_number": "918806",
+        "app_id": "bench",
+        "expire_s": 3_600,
+        "requested_at": "2026-11-30T11:11:22.240486+00:00",
+        "send_by": "2026-11-30T11:11:27.240486+00:00",
+        "settle_by": "2026-11-30T11:11:38.240486+00:00",
+        "held_until": "2026-11-30T12:17:03.240486+00:00",
+        "facts": "f5af6e4405580d3488e927356d64352bdf2aa1c6c7c1c6314b9d43f93b36e439",
+    },
+    "activated": {
+        "answered_at": "2026-11-30T11:11:22.259475+00:00",
+        "bind_id": "1796037081311055339-3789229057",
+        "expires_at": "2026-11-30T12:11:22.240513+00:00",
+        "held_until": "2026-11-30T12:11:58.259681+00:00",
+        "middle_number_a": "1490918674",
+        "middle_number_b": "1490918674",
+        "sent_at": "2026-11-30T11:11:22.240513+00:00",
+    },
+    "expired": {"ended_at": "2026-11-30T12:11:22.240513+00:00"},
+}
+NO_DETAILS: dict[str, dict[str, Any]] = {"requested": {}, "activated": {}, "expired": {}}
 
 ALTERNATIVES = ("bindings", "psycopg", "orm", "redis", "redis-always", "bindings-sqlite", "sqlite3")
 
@@ -231,11 +258,12 @@ def postgres_database(
     ended: int,
     keep: bool = False,
     migrate: Callable[[str], object] = migrations.upgrade,
+    details: Mapping[str, dict[str, Any]] = NO_DETAILS,
 ) -> Iterator[BenchDatabase]:
     """Create and fill a PostgreSQL database; drop it at the end, even with clients connected, unless `keep`.
 
     A database that an earlier run kept is used as it is, with everything that the run bound or ended in it.
-    `migrate` creates the tables before the database is filled.
+    `migrate` creates the tables before the database is filled; the events of each kind have the `details`.
     """
     name = f"bench_kept_{live}_{ended}" if keep else f"bench_{os.getpid()}_{time.time_ns()}"
     with psycopg.connect(server.url, autocommit=True) as admin:
@@ -249,7 +277,7 @@ def postgres_database(
             with psycopg.connect(url, autocommit=True) as connection:
                 bench_db = BenchDatabase(url=url, live=live, execute=connection.execute, dialect=_POSTGRES)
                 if not reused:
-                    _fill(bench_db, ended)
+                    _fill(bench_db, ended, details)
                     for statement in ("VACUUM ANALYZE", "CHECKPOINT"):
                         connection.execute(statement)
                     admin.execute(f"COMMENT ON DATABASE {name} IS '{int(time.time())}'")
@@ -278,7 +306,7 @@ def sqlite_database(folder: Path, *, live: int, ended: int) -> Iterator[BenchDat
         # Only of this connection, which loads rows and adds due ones.
         connection.execute("PRAGMA synchronous = OFF")
         bench_db = BenchDatabase(url=url, live=live, execute=connection.execute, dialect=_SQLITE)
-        _fill(bench_db, ended)
+        _fill(bench_db, ended, NO_DETAILS)
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         yield bench_db
     finally:
@@ -319,7 +347,7 @@ _SQLITE = Dialect(
 )
 
 
-def _fill(bench_db: BenchDatabase, ended: int) -> None:
+def _fill(bench_db: BenchDatabase, ended: int, details: Mapping[str, dict[str, Any]]) -> None:
     """Insert ended bindings, then live ones, then build the indexes and add the events."""
     at = int(time.time())
     indexes = list(bench_db.execute(bench_db.dialect.indexes).fetchall())
@@ -338,17 +366,17 @@ def _fill(bench_db: BenchDatabase, ended: int) -> None:
     bench_db.execute(_insert(bench_db.dialect, "active", _phone_pair(f"(n - {ended})"), times) + numbers)
     for _, definition in indexes:
         bench_db.execute(definition)
-    _add_events(bench_db, at)
+    _add_events(bench_db, at, details)
 
 
-def _add_events(bench_db: BenchDatabase, at: int) -> None:
+def _add_events(bench_db: BenchDatabase, at: int, details: Mapping[str, dict[str, Any]]) -> None:
     """Insert the events of every binding: two for a live one, three for an ended one."""
     bench_db.execute(bench_db.dialect.disable_foreign_keys)
     kinds = (("requested", 1, "requested_at"), ("activated", 2, "answered_at"), ("expired", 3, "ended_at"))
     for kind, sequence, column in kinds:
         bench_db.execute(
             "INSERT INTO events (tx, binding_id, sequence, kind, at, actor, detail)"
-            f" SELECT 0, id, {sequence}, '{kind}', {column}, 'bench', '{{}}' FROM bindings"
+            f" SELECT 0, id, {sequence}, '{kind}', {column}, 'bench', '{json.dumps(details[kind])}' FROM bindings"
             f" WHERE {column} <= {bench_db.dialect.instant(str(at))} ORDER BY id"
         )
     bench_db.execute(bench_db.dialect.enable_foreign_keys)

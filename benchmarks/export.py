@@ -1,5 +1,7 @@
 """P11: the stream of all bindings, and the finished files of `bindings export`, each in a process of its own.
 
+Events have details as long as those of a history, in a database of their own.
+
 Run as a program (URL, rows), this module reads the stream and prints its rate, CPU time and peak of memory.
 """
 
@@ -16,6 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.data import TYPICAL_DETAILS, postgres_database
 from benchmarks.measure import Result, Target
 from bindings.domain.record_lines import FORMATS
 from bindings.service import BindingService
@@ -48,24 +51,25 @@ def measure(context: BenchContext) -> list[Result]:
             value=max(0.0, best["peak_mb"] - tenth["peak_mb"]),
             note=f"peak {best['peak_mb']:.0f} MB against {tenth['peak_mb']:.0f}",
         ),
-        *(_measure_file(url, file_format) for file_format in FORMATS),
+        *(_measure_file(url, "bindings", file_format) for file_format in FORMATS),
+        *_measure_events(context),
     ]
 
 
-def _measure_file(url: str, file_format: str) -> Result:
+def _measure_events(context: BenchContext) -> list[Result]:
+    rows = context.sizes.exported
+    with postgres_database(
+        context.server, live=rows // 20, ended=rows * 3 // 10, details=TYPICAL_DETAILS
+    ) as bench_db:
+        return [_measure_file(bench_db.url, "events", file_format) for file_format in FORMATS]
+
+
+def _measure_file(url: str, what: str, file_format: str) -> Result:
     """Return the rate of the command that writes a masked file, from its start to its end."""
     environment = {**os.environ, "BINDINGS_DATABASE_URL": url}
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"bindings.{file_format}"
-        command = [
-            sys.executable,
-            "-m",
-            "bindings",
-            "export",
-            "bindings",
-            "--format",
-            file_format,
-        ]
+        path = Path(folder) / f"{what}.{file_format}"
+        command = [sys.executable, "-m", "bindings", "export", what, "--format", file_format]
         cpu_before = resource.getrusage(resource.RUSAGE_CHILDREN)
         started_at = time.perf_counter()
         subprocess.run([*command, "-o", str(path)], check=True, capture_output=True, env=environment)
@@ -76,7 +80,7 @@ def _measure_file(url: str, file_format: str) -> Result:
     cpu_s = cpu.ru_utime + cpu.ru_stime - cpu_before.ru_utime - cpu_before.ru_stime
     return Result(
         target=Target(
-            id="P11", title=f"{file_format} file of the export", bound=ROWS_PER_S, at_most=False, unit="rows/s"
+            id="P11", title=f"{file_format} file of the {what}", bound=ROWS_PER_S, at_most=False, unit="rows/s"
         ),
         value=rows / elapsed_s,
         note=f"{rows:,} rows in {elapsed_s:.1f} s; CPU {cpu_s / rows * 1e6:.1f} us a row",
