@@ -146,16 +146,17 @@ def sealed_events(*, path: str | None, as_json: bool) -> None:
 @_output_option
 def seals(*, path: str | None, as_json: bool) -> None:
     """Export every seal, as NDJSON."""
-    _export_sealed(path, "seals", lambda service: service.export_seals(), as_json=as_json)
+    _export_sealed(path, "seals", lambda service: map(to_plain, service.export_seals()), as_json=as_json)
 
 
 def _export_sealed(
-    path: str | None, view: str, read: Callable[[BindingService], Iterable[Any]], *, as_json: bool
+    path: str | None, view: str, read: Callable[[BindingService], Iterable[dict[str, Any]]], *, as_json: bool
 ) -> None:
-    with context.open_service(as_json=as_json, connect=True) as service:
-        rows = map(to_plain, read(service))
-        with _record_export(service, view, (None, None), "ndjson", None) as written:
-            _write(batches(rows), json_lines, path, written, noun=view.removeprefix("sealed-"))
+    with (
+        context.open_service(as_json=as_json, connect=True) as service,
+        _record_export(service, view, (None, None), "ndjson", None) as written,
+    ):
+        _write(batches(read(service)), json_lines, path, written, noun=view.removeprefix("sealed-"))
 
 
 def _row_format(option: str | None, *, as_json: bool) -> str:
