@@ -7,6 +7,7 @@ hour, so that a URL can name it without holding a phone.
 from __future__ import annotations
 
 import hmac
+import re
 import secrets
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ LIMIT = 200  # sessions in a list
 
 TOKEN_BYTES = 32
 SEARCH_ID_BYTES = 16
+_SEARCH_ID = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
 class Sessions:
@@ -87,7 +89,11 @@ class Sessions:
         return search_id
 
     def get_search(self, token: str, search_id: str) -> Search | None:
-        """Return the search with this id, or None if it is another browser's or was deleted."""
+        """Return the search with this id, or None if it is another browser's, was deleted, or is no such id."""
+        if (
+            _SEARCH_ID.fullmatch(search_id) is None
+        ):  # PostgreSQL refuses a text with a NUL, instead of not finding it
+            return None
         return self._database.read(sessions.get_search, search_id, digest(token), self._database.now)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 from sqlalchemy import func, select
@@ -154,6 +155,13 @@ def test_empty_fields_of_a_refined_search_keep_their_values(running: Running) ->
     page = browser.submit("/find", refined | {"party": C}).text
     assert "No binding recorded here with this party at this time" in page
     assert f"/bindings/{binding.id}" in browser.submit("/find", refined | {"any_party": "1"}).text
+
+
+@pytest.mark.parametrize("search_id", ["\0", "a\0b", "é", "x" * 33, "no such search"])
+def test_id_that_no_search_has_is_an_expired_search(running: Running, search_id: str) -> None:
+    browser = Browser(running).sign_in("auditor")
+    assert browser.post("/find", {"search_id": search_id, "time": "now"}).status_code == 404
+    assert browser.get(f"/find/{quote(search_id)}").status_code == 404
 
 
 def test_party_that_no_holder_has_does_not_hide_the_holders(running: Running) -> None:
