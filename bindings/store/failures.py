@@ -73,6 +73,8 @@ def explain(error: exc.DBAPIError | DatabaseWaitTimeout, url: URL) -> Failure:
         return Failure(
             "the connection to the database was lost, or it did not answer in time", SEE_LOG, may_pass=True
         )
+    if isinstance(error, exc.DataError) and error.statement is not None:  # such as a text with a NUL character
+        return Failure("a value cannot be sent to the database; nothing was sent", SEE_LOG)
     return _explain_connect(error)
 
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from psycopg import sql
-from sqlalchemy import exc, text
+from sqlalchemy import String, bindparam, exc, select, text
 from sqlalchemy.engine import make_url
 
 from bindings.domain.binding import Caller, EventKind
 from bindings.errors import Busy, InvalidRequest, SchemaOutOfDate
 from bindings.store import events, migrations, schema_version
+from bindings.store.compiled import CompiledStatement
 from bindings.store.database import Database
 from bindings.store.deadline_connection import DeadlineConnection
 from bindings.store.failures import explain
@@ -31,6 +32,8 @@ from tests.store.failing import failing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from sqlalchemy import Connection
 
     from bindings.store.database import Transaction
     from tests.store.databases import Server
@@ -178,6 +181,23 @@ def test_connection_that_will_never_be_made_names_its_cause_and_the_variable(
     assert busy.value.todo
     printed = "".join(traceback.format_exception(busy.value)) + busy.value.next_step() + str(busy.value.problem())
     assert PASSWORD not in printed
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("compiled", [False, True], ids=["core", "compiled"])
+def test_value_that_cannot_be_sent_is_no_fault_of_the_url(postgres_url: str, compiled: bool) -> None:
+    echo = select(bindparam("value", type_=String))
+
+    def read(connection: Connection) -> object:
+        values = {"value": "a\0b"}
+        if compiled:
+            return CompiledStatement(echo).fetch_all(connection, values)
+        return connection.execute(echo, values).all()
+
+    with opened(postgres_url) as database, pytest.raises(Busy, match="a value cannot be sent") as busy:
+        database.read(read)
+    assert "BINDINGS_DATABASE_URL" not in str(busy.value)
+    assert "a\0b" not in str(busy.value)
 
 
 def test_url_that_cannot_be_read_names_the_variable_and_no_part_of_it() -> None:
