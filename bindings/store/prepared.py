@@ -128,7 +128,8 @@ def _result(connection: DeadlineConnection, expected: ExecStatus) -> PGresult:
     pgconn = connection.pgconn
     if pgconn.flush():
         connection.wait(_flush(pgconn))
-    connection.receive()  # nothing can be there yet
+    else:
+        connection.receive()  # nothing can be there yet
     while pgconn.is_busy():
         connection.receive()
     result = pgconn.get_result()

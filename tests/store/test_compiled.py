@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import select as io_select
 import sys
+import time
 from datetime import UTC, datetime, timedelta, timezone
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -334,6 +337,45 @@ def test_prepared_statement_sends_and_receives_more_than_the_socket_takes_at_onc
     rows = database.read(statement.fetch_all, {"sent": sent})
     assert rows == [(sent, 1), (sent, 2), (sent, 3)]
     database.close()
+
+
+@pytest.mark.postgres
+def test_result_that_comes_while_the_statement_is_sent_is_not_waited_for_again(postgres_url: str) -> None:
+    """To receive a notice libpq sends the rest first: then it may receive the result with the notice."""
+    database = Database(postgres_url)
+    lent = database._writes.connect(0.0)
+    with lent:
+        lent.set_deadline(time.monotonic() + 5.0)
+        real = lent.raw
+        pgconn: Any = _SentWithTheInput(real.pgconn)
+        connection: Any = SimpleNamespace(pgconn=pgconn, wait=real.wait, receive=real.receive)
+        real.pgconn.send_query_params(b"SELECT 1", None)
+        assert real.run(prepared._result, connection, ExecStatus.TUPLES_OK).get_value(0, 0) == b"1"
+        assert pgconn.is_received
+    database.close()
+
+
+class _SentWithTheInput:
+    """A connection of libpq that sends the rest of a statement, and receives its result, in `consume_input`."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.is_received = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def flush(self) -> int:
+        """Return 1 until the result is there."""
+        assert self._connection.flush() == 0
+        if not self.is_received:
+            io_select.select([self._connection.socket], [], [])
+        return int(not self.is_received)
+
+    def consume_input(self) -> None:
+        """Receive the whole result."""
+        self._connection.consume_input()
+        self.is_received = True
 
 
 @pytest.mark.postgres
