@@ -260,29 +260,28 @@ def _release_all(context: ReconcileContext, live_rows: list[LiveRow], findings: 
 
     In random order, so that a few that stay unclear do not keep others from their turn.
     """
-    holds_by_id: dict[tuple[str, str | None], list[holds.Hold]] = {}
-    for hold in context.live_holds(None):
-        holds_by_id.setdefault((hold.app_id, hold.bind_id), []).append(hold)
 
     def release(live_row: LiveRow) -> tuple[LiveRow, UnbindOutcome | None]:
         outcome = None
         with findings.isolate("release", live_row.app_id, bind_id=live_row.row.bind_id):
-            outcome = _release(context, live_row, holds_by_id.get((live_row.app_id, live_row.row.bind_id), []))
+            outcome = _release(context, live_row.row.bind_id, live_row.app_id)
         return live_row, outcome
 
     random.shuffle(live_rows)
     unbind_each(context.runtime, context.control.work_through(live_rows), release)
 
 
-def _release(context: ReconcileContext, live_row: LiveRow, live_holds: list[holds.Hold]) -> UnbindOutcome | None:
+def _release(context: ReconcileContext, bind_id: str, app_id: str) -> UnbindOutcome | None:
     """Unbind at the provider what is held, end its holds if that is confirmed, and return the provider's answer.
 
-    If the provider does not know it, its list and this answer disagree: a later scan decides.
+    The holds are read just before the call: if they have ended, the provider may have given the bind_id to
+    another bind since. If it does not know the bind_id, its list and this answer disagree: a later scan decides.
     """
+    runtime, database = context.runtime, context.runtime.database
+    live_holds = database.read(holds.with_bind_id, app_id, bind_id, database.clock())
     if not live_holds:
         return None
-    runtime = context.runtime
-    outcome = call_provider(context.client, app_id=live_row.app_id, bind_id=live_row.row.bind_id)
+    outcome = call_provider(context.client, app_id=app_id, bind_id=bind_id)
     if isinstance(outcome, UnbindSucceeded):
-        runtime.database.write(lambda tx: holds.end_holds(tx, runtime.caller, live_holds, reason="released"))
+        database.write(lambda tx: holds.end_holds(tx, runtime.caller, live_holds, reason="released"))
     return outcome

@@ -15,7 +15,7 @@ from bindings.domain.hold import HoldReason
 from bindings.errors import ClockInDoubt
 from bindings.failpoints import hit
 from bindings.jobs.run_control import UNSTOPPED, RunControl
-from bindings.lifecycle.unbind import call_provider, finish_unbind, release, unbind_each
+from bindings.lifecycle.unbind import call_provider, release, unbind_each
 from bindings.provider.outcome import UnbindNotFound, UnbindSucceeded
 from bindings.store import expiry, holds, queries, settle
 
@@ -120,7 +120,7 @@ def _repeat_unbinds(runtime: Runtime, control: RunControl, client: ProviderClien
     """
     unbinding = runtime.database.read(queries.unbinding, limit=MAX_UNBINDS)
     random.shuffle(unbinding)
-    ended = unbind_each(runtime, control.work_through(unbinding), partial(finish_unbind, runtime, client))
+    ended = unbind_each(runtime, control.work_through(unbinding), partial(release, runtime, client))
     return len(ended), len(unbinding) - len(ended)
 
 
@@ -133,17 +133,27 @@ def _release_expired(runtime: Runtime, control: RunControl, client: ProviderClie
 
 
 def _release_late_successes(runtime: Runtime, control: RunControl, client: ProviderClient) -> tuple[int, int]:
-    """Unbind what the provider made for bindings that had ended here, and end its holds."""
+    """Unbind what the provider made for bindings that had ended here, and end its holds.
+
+    Returns how many have ended, and how many are still held. The holds are read just before each call: if they
+    have ended, the provider may have given the bind_id to another bind since.
+    """
     now = runtime.clocks.trusted_instant(runtime.database.clock())
     live = runtime.database.read(holds.live, runtime.settings.scope, now)
     late = list({(hold.app_id, str(hold.bind_id)) for hold in live if hold.why is HoldReason.LATE_SUCCESS})
     random.shuffle(late)
 
-    def unbind_late(app_and_bind_id: tuple[str, str]) -> tuple[tuple[str, str], UnbindOutcome]:
+    not_held: list[tuple[str, str]] = []
+
+    def unbind_late(app_and_bind_id: tuple[str, str]) -> tuple[tuple[str, str], UnbindOutcome | None]:
         app_id, bind_id = app_and_bind_id
+        now = runtime.clocks.trusted_instant(runtime.database.clock())
+        matching = runtime.database.read(holds.with_bind_id, app_id, bind_id, now)
+        if all(hold.why is not HoldReason.LATE_SUCCESS for hold in matching):
+            not_held.append(app_and_bind_id)
+            return app_and_bind_id, None
         outcome = call_provider(client, app_id=app_id, bind_id=bind_id)
         if isinstance(outcome, UnbindSucceeded | UnbindNotFound):
-            matching = [hold for hold in live if (hold.app_id, hold.bind_id) == app_and_bind_id]
             guard_s = runtime.settings.guard_for(0) if isinstance(outcome, UnbindNotFound) else 0.0
             runtime.database.write(
                 partial(holds.end_holds, caller=runtime.caller, holds=matching, reason="unbound", guard_s=guard_s)
@@ -151,4 +161,4 @@ def _release_late_successes(runtime: Runtime, control: RunControl, client: Provi
         return app_and_bind_id, outcome
 
     ended = unbind_each(runtime, control.work_through(late), unbind_late)
-    return len(ended), len(late) - len(ended)
+    return len(ended), len(late) - len(ended) - len(not_held)

@@ -81,16 +81,16 @@ def _request_and_unbind(runtime: Runtime, binding_id: str, reason: str | None) -
 
 
 def release(
-    runtime: Runtime, client: ProviderClient, expired: Binding
+    runtime: Runtime, client: ProviderClient, binding: Binding
 ) -> tuple[Binding, UnbindOutcome | NotRecorded]:
-    """Unbind an expired binding whose promised end came before the provider's; otherwise as `finish_unbind`.
+    """Unbind a binding that expired or was read some time ago; otherwise as `finish_unbind`.
 
     No call is made if the provider has given its bind_id to another binding: that one's would be ended.
     """
-    if not runtime.database.read(queries.is_bind_id_used_again, expired):
-        return finish_unbind(runtime, client, expired)
+    if not runtime.database.read(queries.is_bind_id_used_again, binding):
+        return finish_unbind(runtime, client, binding)
     ended = runtime.database.write(
-        lambda tx: settle.settle_unbound(tx, expired.id, runtime.caller, reason=Reason.GONE_AT_PROVIDER)
+        lambda tx: settle.settle_unbound(tx, binding.id, runtime.caller, reason=Reason.GONE_AT_PROVIDER)
     )
     return ended, UnbindSucceeded()
 
@@ -187,7 +187,7 @@ def unbind_each(
 ) -> list[Item]:
     """Unbind these within the budget, and return those for which the answer was clear, as they are now.
 
-    `unbind_one` returns an item as it is now, and the provider's answer: None if no call was needed. Ends early if
+    `unbind_one` returns an item as it is now, and the provider's answer: None if no call was made. Ends early if
     the provider cannot be reached or refuses the account: none of the others could be unbound.
     """
     deadline = runtime.clock.monotonic() + UNBIND_BUDGET_S

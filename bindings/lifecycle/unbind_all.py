@@ -17,13 +17,16 @@ from bindings import errors
 from bindings.domain.binding import State
 from bindings.domain.selection import MAX_BINDINGS, SelectionToken
 from bindings.failpoints import hit
-from bindings.lifecycle.unbind import finish_unbind, unbind_each
+from bindings.lifecycle.unbind import release, unbind_each
 from bindings.store import open_bindings
 
 if TYPE_CHECKING:
     from bindings.domain.binding import Binding
     from bindings.domain.selection import Selection
     from bindings.lifecycle.runtime import Runtime
+    from bindings.lifecycle.unbind import NotRecorded
+    from bindings.provider.client import ProviderClient
+    from bindings.provider.outcome import UnbindOutcome
     from bindings.store.database import Transaction
 
 
@@ -82,9 +85,7 @@ def unbind_all(
     hit("unbind_all.after_requests")
     active = [binding for binding in requested if binding.state is State.ACTIVE]
     random.shuffle(active)  # or a few without an answer would keep the others from their turn at each repetition
-    ended = {
-        binding.id: binding for binding in unbind_each(runtime, active, partial(finish_unbind, runtime, client))
-    }
+    ended = {binding.id: binding for binding in unbind_each(runtime, active, partial(_release, runtime, client))}
     return ReleaseResult(
         requested=len(requested),
         confirmed=len(ended),
@@ -93,6 +94,16 @@ def unbind_all(
         token=None,
         more=more,
     )
+
+
+def _release(
+    runtime: Runtime, client: ProviderClient, binding: Binding
+) -> tuple[Binding, UnbindOutcome | NotRecorded | None]:
+    """Return as `release`; without an answer while the database is busy, because the request is recorded."""
+    try:
+        return release(runtime, client, binding)
+    except errors.Busy:
+        return binding, None
 
 
 def _listed(selected: list[Binding], token: SelectionToken) -> list[Binding]:

@@ -128,10 +128,10 @@ def count_orphans(connection: Connection, scope: str, now: datetime) -> tuple[in
     return total - revenants, revenants
 
 
-def with_bind_id(tx: Transaction, app_id: str, bind_id: str) -> list[Hold]:
-    """Return the holds that are in force for a provider binding."""
-    of_binding = table.c.app_id == app_id, table.c.bind_id == bind_id, table.c.held_until > tx.instant()
-    return [to_hold(row) for row in tx.connection.execute(select(*COLUMNS).where(*of_binding))]
+def with_bind_id(connection: Connection, app_id: str, bind_id: str, now: datetime) -> list[Hold]:
+    """Return the holds that are in force at `now` for a provider binding."""
+    of_binding = table.c.app_id == app_id, table.c.bind_id == bind_id, table.c.held_until > now
+    return [to_hold(row) for row in connection.execute(select(*COLUMNS).where(*of_binding))]
 
 
 def hold_refused(tx: Transaction, binding: Binding, caller: Caller, now: datetime, *, just_unbound: bool) -> int:

@@ -187,7 +187,8 @@ def _end_earlier_use(tx: Transaction, intent: Binding, bind_id: str, caller: Cal
     ids = tx.connection.execute(select(bindings.c.id).where(*used, bindings.c.id != intent.id)).scalars().all()
     for binding_id in ids:
         settle_unbound(tx, binding_id, caller, reason=Reason.GONE_AT_PROVIDER)
-    earlier = [hold for hold in holds.with_bind_id(tx, intent.app_id, bind_id) if hold.origin_id != intent.id]
+    in_force = holds.with_bind_id(tx.connection, intent.app_id, bind_id, tx.instant())
+    earlier = [hold for hold in in_force if hold.origin_id != intent.id]
     return bool(ids) or bool(holds.end_holds(tx, caller, earlier, reason="bind_id_used_again"))
 
 

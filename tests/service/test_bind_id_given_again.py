@@ -6,12 +6,15 @@ The second provider of these tests begins to count its ids again, as a sandbox d
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 
 from bindings import errors
 from bindings.domain.binding import Reason, State
+from bindings.jobs import reconcile_orphans, recover
+from bindings.lifecycle import unbind as unbind_calls
 from bindings.provider.simulator import Simulator
 from bindings.store import holds, settle
 from tests.service.harness import APP, A, B, C, D, E, F, in_threads
@@ -174,29 +177,97 @@ def test_yes_with_the_id_of_a_hold_ends_the_hold(
     assert again.counts.received.get("unbind", 0) == 0
 
 
-def test_hold_of_a_late_success_is_owed_no_unbind_when_its_id_is_given_again(
-    harness: ServiceHarness, service: BindingService, again: Simulator
-) -> None:
-    """The unbind would end the new binding."""
-    first = harness.bind(A, B)
-    harness.service.unbind(first.id)
+def hold_late_success(harness: ServiceHarness, binding: Binding) -> None:
     late = settle.Success(
-        bind_id=str(first.bind_id),
-        middle_number_a=str(first.middle_number_a),
-        middle_number_b=str(first.middle_number_b),
-        sent_at=first.requested_at,
+        bind_id=str(binding.bind_id),
+        middle_number_a=str(binding.middle_number_a),
+        middle_number_b=str(binding.middle_number_b),
+        sent_at=binding.requested_at,
         answered_at=harness.clock(),
         expires_at=harness.clock() + timedelta(hours=1),
         held_until=harness.clock() + timedelta(hours=1),
         warn_s=None,
     )
     caller = harness.service.runtime.caller
-    harness.database.write(lambda tx: holds.hold_success_of_lost_intent(tx, first, late, caller))
+    harness.database.write(lambda tx: holds.hold_success_of_lost_intent(tx, binding, late, caller))
+
+
+def test_hold_of_a_late_success_is_owed_no_unbind_when_its_id_is_given_again(
+    harness: ServiceHarness, service: BindingService, again: Simulator
+) -> None:
+    """The unbind would end the new binding."""
+    first = harness.bind(A, B)
+    harness.service.unbind(first.id)
+    hold_late_success(harness, first)
     second = bind(service, C, D)
     assert second.bind_id == first.bind_id
     service.recover()
     assert again.counts.received.get("unbind", 0) == 0
     assert [found.id for found in service.lookup(phone=C)] == [second.id]
+
+
+def end_all_holds(harness: ServiceHarness) -> None:
+    caller, scope = harness.service.runtime.caller, harness.service.runtime.settings.scope
+    in_force = harness.database.read(holds.live, scope, harness.clock())
+    harness.database.write(lambda tx: holds.end_holds(tx, caller, in_force, reason="bind_id_used_again"))
+
+
+def test_hold_of_a_late_success_that_ends_during_a_run_is_owed_no_unbind(harness: ServiceHarness) -> None:
+    for first in (harness.bind(A, B), harness.bind(C, D)):
+        harness.service.unbind(first.id)
+        hold_late_success(harness, first)
+    unbind = unbind_calls.call_provider
+
+    def unbind_first(*args: Any, **options: Any) -> Any:
+        end_all_holds(harness)
+        return unbind(*args, **options)
+
+    with mock.patch.object(recover, "call_provider", side_effect=unbind_first) as calls:
+        result = harness.service.recover()
+    assert calls.call_count == 1, "the other unbind could end a new binding"
+    assert (result.unbound, result.still_unclear) == (1, 0)
+
+
+@pytest.mark.parametrize("repeats", ["recover", "unbind_all"])
+def test_unbind_is_not_sent_when_its_id_is_given_again_during_the_run(
+    harness: ServiceHarness, service: BindingService, repeats: str
+) -> None:
+    first, second = (harness.bind(*pair, reference="order") for pair in ((A, B), (C, D)))
+    harness.simulator.script("lost_reply", times=2, on="unbind")
+    for binding in (first, second):
+        with pytest.raises(errors.OutcomeUnknown):
+            harness.service.unbind(binding.id)
+    given_again: list[Binding] = []
+    unbind = unbind_calls.call_provider
+
+    def unbind_first(*args: Any, **options: Any) -> Any:
+        given_again.extend(bind(service, *pair) for pair in ((E, F), ("9188067791", "9188067792")))
+        return unbind(*args, **options)
+
+    with mock.patch.object(unbind_calls, "call_provider", side_effect=unbind_first) as calls:
+        if repeats == "recover":
+            harness.service.recover()
+        else:
+            harness.service.unbind_all(reference="order", reason="asked")
+    assert {binding.bind_id for binding in given_again} == {first.bind_id, second.bind_id}
+    assert calls.call_count == 1, "the other unbind would end a new binding"
+    states = [service.get(binding.id).state for binding in (first, second, *given_again)]
+    assert states == [State.UNBOUND, State.UNBOUND, State.ACTIVE, State.ACTIVE]
+
+
+def test_hold_of_an_orphan_that_ends_during_a_scan_is_not_released(harness: ServiceHarness) -> None:
+    releaser = harness.open(on_orphan="release")
+    for phones in ((A, B), (C, D)):
+        harness.simulator.add_foreign_binding(phone_a=phones[0], phone_b=phones[1], app_id=APP, expire_s=3_600)
+    unbind = unbind_calls.call_provider
+
+    def unbind_first(*args: Any, **options: Any) -> Any:
+        end_all_holds(harness)
+        return unbind(*args, **options)
+
+    with mock.patch.object(reconcile_orphans, "call_provider", side_effect=unbind_first) as calls:
+        releaser.reconcile()
+    assert calls.call_count == 1, "the other unbind could end a new binding"
 
 
 def test_expired_binding_is_owed_no_release_when_its_id_is_given_again(
