@@ -51,7 +51,7 @@ def stop_on_signal() -> Iterator[threading.Event]:
 
     stop = threading.Event()
     previous_handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not on Windows
         previous_handlers[signal.SIGHUP] = signal.SIG_DFL
     receiver, sender = socket.socketpair()
     sender.setblocking(False)

@@ -105,7 +105,8 @@ class Server(uvicorn.Server):
         ignores stays ignored (nohup).
         """
         in_main_thread = threading.current_thread() is threading.main_thread()
-        handles_hangup = in_main_thread and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+        has_hangup = in_main_thread and hasattr(signal, "SIGHUP")  # not on Windows
+        handles_hangup = has_hangup and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
         with super().capture_signals():
             if handles_hangup:
                 signal.signal(signal.SIGHUP, self.handle_exit)
