@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from bindings.clock import SYSTEM_CLOCK
 from bindings.errors import Busy
-from bindings.fork_safety import ForkSensitive
+from bindings.fork_safety import ForkSensitive, run_missed_hooks
 from bindings.service import BindingService
 
 if TYPE_CHECKING:
@@ -286,6 +286,7 @@ class _Threads(ForkSensitive):
 
         Raises `Busy` past the limit, unless the call is not `limited`, and when the pool is closed.
         """
+        run_missed_hooks()
         with self._lock:
             if self._refuses:
                 raise Busy("the service is closed; nothing was done", todo="open another one")

@@ -372,3 +372,35 @@ def test_children_of_a_fork_without_hooks_use_connections_of_their_own(
     result = run_program(FORK_WITHOUT_HOOKS, database_url, simulator)
     line = "refused" if database_url.startswith("sqlite") else "True, True"
     assert (result.returncode, result.stdout.splitlines()) == (0, [line] * 3), result.stderr
+
+
+ASYNC_FORK_WITHOUT_HOOKS = """
+import asyncio, ctypes, os, signal, sys
+from bindings.aio import AsyncBindingService
+from bindings.fork_safety import ForkedProcessError
+service = AsyncBindingService.from_env()
+lookup = lambda: bool(asyncio.run(service.lookup(phone=sys.argv[1])))
+assert lookup()
+idle = service._reads._executor._idle_semaphore
+assert idle.acquire(timeout=20)  # a thread of the parent waits for the next call
+idle.release()
+if ctypes.PyDLL(None).fork() == 0:
+    signal.alarm(20)
+    try:
+        print(f"{lookup()}\\n", end="", flush=True)
+    except ForkedProcessError:
+        print("refused\\n", end="", flush=True)
+    os._exit(0)
+os.wait()
+assert lookup()
+"""
+
+
+def test_async_service_has_threads_of_its_own_in_a_child_of_a_fork_without_hooks(
+    service: BindingService, database_url: str, simulator: Simulator
+) -> None:
+    """Regression: the child waited without end for a thread of the parent."""
+    bind_pairs(service)
+    result = run_program(ASYNC_FORK_WITHOUT_HOOKS, database_url, simulator)
+    line = "refused" if database_url.startswith("sqlite") else "True"
+    assert (result.returncode, result.stdout.splitlines()) == (0, [line]), result.stderr
