@@ -3,7 +3,7 @@
 On PostgreSQL a session advisory lock lets one process migrate while others wait, and lock and statement timeouts
 keep a migration from blocking traffic. The others poll for the lock and run no statement meanwhile: CREATE INDEX
 CONCURRENTLY waits for every running statement, so a statement that waits for the lock would be a deadlock. A
-pooler is refused: there the lock and the timeouts may be those of another client's session.
+pooler that shares sessions is refused: there the lock and the timeouts may be those of another client's session.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sqlalchemy import Connection, inspect, text
 from bindings.errors import FieldError, InvalidRequest
 from bindings.failpoints import hit
 from bindings.settings import load
-from bindings.store.engine import is_pooled, make_engine
+from bindings.store.engine import make_engine, shares_sessions
 from bindings.store.failures import URL_VARIABLE
 from bindings.store.schema import SEALED_PHONES, metadata
 from bindings.store.schema_version import refuse_code_before, require_own_tables
@@ -74,8 +74,8 @@ def run(connection: Connection) -> None:
 
 
 def require_direct(connection: Connection) -> None:
-    """Raise `InvalidRequest` behind a connection pooler."""
-    if is_pooled(connection):
+    """Raise `InvalidRequest` behind a pooler that shares sessions."""
+    if shares_sessions(connection):
         message = "leads to a connection pooler: a migration needs a direct connection to the server"
         raise InvalidRequest([FieldError(URL_VARIABLE, message)])
 

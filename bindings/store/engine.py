@@ -17,7 +17,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, exc
+from sqlalchemy import Connection, Engine, create_engine, event, exc, func, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
@@ -72,6 +72,7 @@ _SETTINGS = ", ".join(f"set_config('{name}', '{value}', false)" for name, value 
 # settings: behind a pooler they would stay for other clients, so there they are not made.
 DIRECT_SESSION = {"jit": "off", "client_min_messages": "warning"}
 _DIRECT_SETTINGS = " || ".join(f"set_config('{name}', '{value}', false)" for name, value in DIRECT_SESSION.items())
+SESSION_PROBES = 3  # a pooler may use its sessions in turn
 _BEGIN_SESSION = (
     f"SELECT pg_backend_pid(), {_SETTINGS}, CASE WHEN pg_backend_pid() = %s THEN {_DIRECT_SETTINGS} END"
 )
@@ -290,12 +291,40 @@ def text_encoding(connection: Connection) -> str:
 
 
 def is_pooled(connection: Connection) -> bool:
-    """Return whether a pooler is between this process and a PostgreSQL server. No round trip.
+    """Return whether a pooler may be between this process and a PostgreSQL server. No round trip.
 
     Consecutive transactions may then run in different sessions of the server, and other clients use them as well.
     """
     raw: Any = connection.connection.driver_connection
     return connection.dialect.name == "postgresql" and raw.prepare_threshold is None
+
+
+def shares_sessions(connection: Connection) -> bool:
+    """Return whether a pooler was seen to run transactions of several connections in one session of the server.
+
+    One in session mode does not, nor does a proxy that only reports process numbers of its own. Opens two more
+    connections, and none if `connection` is direct.
+    """
+    if not is_pooled(connection):
+        return False
+    with connection.engine.connect() as first, connection.engine.connect() as second:
+        return any(_use_one_session(first, second) for _ in range(SESSION_PROBES))
+
+
+def _use_one_session(first: Connection, second: Connection) -> bool:
+    number = _session_number(first)
+    first.rollback()
+    try:
+        # The second one keeps the session that it gets; if that was the first one's, that gets another.
+        return _session_number(second) == number or _session_number(first) != number
+    finally:
+        first.rollback()
+        second.rollback()
+
+
+def _session_number(connection: Connection) -> int:
+    number: int = connection.execute(select(func.pg_backend_pid())).scalar_one()
+    return number
 
 
 def codec_of(encoding: str) -> str:

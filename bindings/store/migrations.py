@@ -27,7 +27,8 @@ def upgrade(database_url: str) -> str:
     Safe to repeat, and safe from several replicas at the same time: one runs them, the others wait. Nothing is run
     on a schema that is newer than this version; raises `SchemaOutOfDate` if this version cannot work on it,
     `InvalidRequest` for the database of another program, and if a migration is missing and the URL leads to a
-    pooler, and `Busy` with the cause if the database fails. Each migration is done as a whole or not at all.
+    pooler that shares sessions, and `Busy` with the cause if the database fails. Each migration is done as a whole
+    or not at all.
     """
     from alembic import command
 

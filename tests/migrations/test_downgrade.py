@@ -20,7 +20,6 @@ from bindings.store.downgrade import ACTS_SINCE, OLDEST, PREVIOUS
 from bindings.store.engine import make_engine
 from bindings.store.migrations import script_directory
 from bindings.store.schema import HEAD
-from tests.faults.proxy import CommitProxy
 from tests.migrations.test_migrations import ROOT, ROW, WAITS_EXCLUSIVELY, _insert
 from tests.migrations.test_rolling_releases import NEWER, _execute, _make_newer, _scalars
 from tests.service.harness import wait_for
@@ -208,21 +207,3 @@ def test_provider_s_ends_are_lost_only_if_that_is_confirmed(own_database_url: st
     assert _scalars(engine, "SELECT held_until FROM bindings") == held_until
     assert _scalars(engine, "SELECT provider_expires_at FROM bindings") == [None]
     engine.dispose()
-
-
-@pytest.mark.postgres
-def test_migrations_are_refused_behind_a_pooler_and_an_up_to_date_schema_is_not(
-    postgres_server: Server, postgres_template: str
-) -> None:
-    url = postgres_server.create(template=postgres_template)
-    with CommitProxy(f"{url}?sslmode=disable", pools=True) as proxy:
-        assert migrations.upgrade(proxy.url) == HEAD
-        plan = downgrade.plan(url, PREVIOUS)
-        with pytest.raises(InvalidRequest, match="BINDINGS_DATABASE_URL leads to a connection pooler"):
-            downgrade.run(proxy.url, plan, CALLER)
-        assert migrations.current(url).revision == HEAD
-        downgrade.run(url, plan, CALLER)
-        with pytest.raises(InvalidRequest, match="BINDINGS_DATABASE_URL leads to a connection pooler"):
-            migrations.upgrade(proxy.url)
-        assert migrations.current(url).revision == plan.revision
-    postgres_server.drop(url)
