@@ -49,6 +49,7 @@ class ConnectionLimit(ForkSensitive):
         self._probe_at = math.inf if find_server is None else 0.0
         self._closed = False
         self._waiting = 0
+        # Taken by itself: an interrupt at the edge of a block would leave the lock held if a condition took it.
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self.watch_forks()
@@ -62,7 +63,7 @@ class ConnectionLimit(ForkSensitive):
     @property
     def count(self) -> int:
         """Return how many connections are in use, or dropped and not yet closed by the server."""
-        with self._changed:
+        with self._lock:
             return self._in_use + self._count_dropped()
 
     @property
@@ -87,7 +88,7 @@ class ConnectionLimit(ForkSensitive):
 
     def _take(self, wait_until: float) -> bool:
         """Wait for the right to one connection; return False if the caller must look for another server first."""
-        with self._changed:
+        with self._lock:
             while self._closed or self._in_use + (self._count_dropped() if self._dropped else 0) >= self._size:
                 if self._closed:
                     raise Busy("the service is closed; nothing was done", todo="open another one")
@@ -114,7 +115,7 @@ class ConnectionLimit(ForkSensitive):
 
     def opened(self, file_number: int) -> None:
         """Record the server that a new connection leads to."""
-        with suppress(OSError), _duplicate(file_number) as connection, self._changed:  # too many open files
+        with suppress(OSError), _duplicate(file_number) as connection, self._lock:  # too many open files
             self._server = _server_of(connection)
             self._changed.notify_all()
 
@@ -130,7 +131,7 @@ class ConnectionLimit(ForkSensitive):
         with suppress(OSError):  # the server is gone
             duplicate.shutdown(socket.SHUT_WR)  # the duplicate alone would keep the connection open on this side
         duplicate.setblocking(False)
-        with self._changed:
+        with self._lock:
             if self._closed:
                 duplicate.close()
             else:
@@ -138,7 +139,7 @@ class ConnectionLimit(ForkSensitive):
 
     def close(self) -> None:
         """Give no right to a connection, and count no dropped one, from now on."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._changed.notify_all()
             for _, dropped in self._dropped:

@@ -25,13 +25,15 @@ class ForkGate(ForkSensitive):
         self.watch_forks()
 
     def _open_again(self) -> None:
-        self._changed = threading.Condition()
+        # Taken by itself: an interrupt at the edge of a block would leave the lock held if a condition took it.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._uses: dict[int, int] = {}  # by thread: one that has a use may begin another
         self._forks = 0
 
     def before_fork(self) -> None:
         """Let new uses wait, wait for those of other threads to end, and close the connections."""
-        with self._changed:
+        with self._lock:
             self._forks += 1
             self._changed.wait_for(self._is_unused_elsewhere, LONGEST_WAIT_S)
             if not self._uses:  # otherwise the file stays open, and a pool that is replaced now would keep it open
@@ -39,7 +41,7 @@ class ForkGate(ForkSensitive):
 
     def after_fork_in_parent(self) -> None:
         """Let the uses that wait begin."""
-        with self._changed:
+        with self._lock:
             self._forks = max(0, self._forks - 1)
             self._changed.notify_all()
 
@@ -55,7 +57,7 @@ class ForkGate(ForkSensitive):
     def enter(self) -> int:
         """Begin a use; return what `leave` needs: an export may end in another thread than it began in."""
         thread = threading.get_ident()
-        with self._changed:
+        with self._lock:
             while self._forks and thread not in self._uses:
                 self._changed.wait()
             self._uses[thread] = self._uses.get(thread, 0) + 1
@@ -63,7 +65,7 @@ class ForkGate(ForkSensitive):
 
     def leave(self, thread: int) -> None:
         """End a use that `enter` began in this thread."""
-        with self._changed:
+        with self._lock:
             uses = self._uses.pop(thread, 0)
             if uses > 1:
                 self._uses[thread] = uses - 1
