@@ -412,11 +412,14 @@ def test_error_of_the_commit_after_the_rows_of_a_prepared_statement_is_that_of_t
     database = Database(postgres_url)
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute("CREATE TABLE numbers (number bigint UNIQUE DEFERRABLE INITIALLY DEFERRED)")
-    assert database.read(statement.fetch_all, {"number": 1}) == [(1,)]
-    with pytest.raises(ConstraintViolated, match="numbers_number_key"):
-        database.read(statement.fetch_all, {"number": 1})
-    assert database.read(statement.fetch_all, {"number": 2}) == [(2,)]
-    database.close()
+        try:
+            assert database.read(statement.fetch_all, {"number": 1}) == [(1,)]
+            with pytest.raises(ConstraintViolated, match="numbers_number_key"):
+                database.read(statement.fetch_all, {"number": 1})
+            assert database.read(statement.fetch_all, {"number": 2}) == [(2,)]
+        finally:
+            database.close()
+            connection.execute("DROP TABLE numbers")
 
 
 @pytest.mark.postgres
