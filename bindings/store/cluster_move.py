@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Text, cast, func, select, text, update
 from uuid_utils import uuid7
 
 from bindings.domain.acts import Act
@@ -47,10 +47,10 @@ class _Numbers:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Move:
-    """The offset that was added, the transaction that did it, and the last position of the cluster before."""
+    """The offset that was added, the id of the transaction that did it, and the last position before."""
 
     offset: int
-    made_by: int
+    made_by: str
     last_position: int
 
 
@@ -68,9 +68,7 @@ def continue_numbers(database: Database, caller: Caller) -> bool:
     move = database.write(lambda tx: _continue(tx, caller)) if numbers_are_behind(database) else None
     if move is None:
         return False
-    give_up_at = time.monotonic() + WRITERS_WAIT_S
-    while database.read(_oldest_running) <= move.made_by and time.monotonic() < give_up_at:
-        time.sleep(POLL_S)
+    _wait_for_writers(database, move)
     database.write(lambda tx: _catch_up(tx, move))
     return True
 
@@ -89,8 +87,31 @@ def _numbers(connection: Connection) -> _Numbers:
     return _Numbers(highest=row.highest, next=row.next)
 
 
-def _oldest_running(connection: Connection) -> int:
-    return connection.execute(select(events.oldest_running())).scalar_one()
+def _wait_for_writers(database: Database, move: _Move) -> None:
+    """Wait for what may still write an event with a smaller number; not longer than `WRITERS_WAIT_S`.
+
+    These are the transactions that got their ids until the move was committed, and the statements that began
+    before and have no id yet. Statements of other roles are not visible.
+    """
+    newest = database.write(_take_number)
+    give_up_at = time.monotonic() + WRITERS_WAIT_S
+    while database.read(events.running_tx)[1] <= newest or database.read(_has_older_snapshot, move):
+        if time.monotonic() > give_up_at:
+            return
+        time.sleep(POLL_S)
+
+
+def _take_number(tx: Transaction) -> int:
+    return tx.connection.execute(select(events.this_tx(tx.dialect))).scalar_one()
+
+
+def _has_older_snapshot(connection: Connection, move: _Move) -> bool:
+    """Return whether a statement reads the database as it was before the move."""
+    is_older = text(
+        "SELECT coalesce(bool_or(age(backend_xmin) >= age(CAST(CAST(:made_by AS xid8) AS xid))), false)"
+        " FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    return bool(connection.execute(is_older, {"made_by": move.made_by}).scalar_one())
 
 
 def _continue(tx: Transaction, caller: Caller) -> _Move | None:
@@ -110,7 +131,7 @@ def _continue(tx: Transaction, caller: Caller) -> _Move | None:
     total = connection.execute(moved_by).scalar_one()
     move = _Move(
         offset=offset,
-        made_by=connection.execute(select(events.this_tx(tx.dialect))).scalar_one(),
+        made_by=connection.execute(select(cast(func.pg_current_xact_id(), Text))).scalar_one(),
         last_position=0 if last is None else last.position,
     )
     if last is not None:

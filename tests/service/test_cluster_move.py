@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from sqlalchemy import insert, select, update
 
@@ -208,6 +210,55 @@ def test_event_of_a_statement_that_was_under_way_reaches_the_webhooks(
     continuing.join(30)
     deliver_all(before)
     assert len(set(receiver.ids)) == len(receiver.ids) == delivered + 1
+
+
+def test_event_of_a_transaction_that_began_during_the_move_reaches_the_webhooks(
+    before: ServiceHarness, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its transaction is later than that of the move, and does not see the offset yet."""
+    before.service.webhooks.add(url=receiver.url)
+    before.bind(A, B)
+    deliver_all(before)
+    delivered = len(receiver.messages)
+    move(before)
+
+    def write(tx: Transaction) -> None:
+        events.append_without_binding(tx, EventKind.HELD, before.service.runtime.caller, {})
+
+    with ExitStack() as open_writers:
+        append_act = events.append_act
+
+        def begin_a_writer(*args: Any) -> None:
+            append_act(*args)  # in the transaction of the move, which is committed after this
+            open_writers.enter_context(_held_open(before.database, write))
+
+        monkeypatch.setattr(events, "append_act", begin_a_writer)
+        continuing = threading.Thread(target=lambda: cluster_move.continue_numbers(before.database, CALLER))
+        continuing.start()
+        wait_for(lambda: not cluster_move.numbers_are_behind(before.database))
+        continuing.join(0.5)
+        assert continuing.is_alive(), "it does not wait for the writer"
+    continuing.join(30)
+    deliver_all(before)
+    assert len(set(receiver.ids)) == len(receiver.ids) == delivered + 1
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
+def test_statement_that_reads_the_database_as_before_the_move_is_waited_for(
+    before: ServiceHarness, isolation: str
+) -> None:
+    before.bind(A, B)
+    move(before)
+    with psycopg.connect(before.url) as reader:
+        reader.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
+        reader.execute("SELECT tx_offset FROM account")
+        continuing = threading.Thread(target=lambda: cluster_move.continue_numbers(before.database, CALLER))
+        continuing.start()
+        wait_for(lambda: not cluster_move.numbers_are_behind(before.database))
+        continuing.join(0.5 if isolation == "REPEATABLE READ" else 30)
+        assert continuing.is_alive() == (isolation == "REPEATABLE READ")
+    continuing.join(30)
+    assert not continuing.is_alive()
 
 
 def test_no_recorded_event_is_changed(before: ServiceHarness) -> None:
