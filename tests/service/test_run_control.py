@@ -24,7 +24,7 @@ from bindings.jobs.provider_lists import ProviderLists
 from bindings.jobs.registry import RECONCILE
 from bindings.jobs.run_control import RunControl
 from bindings.jobs.runner import JobRunner
-from bindings.lifecycle.unbind import finish_unbind
+from bindings.lifecycle.unbind import release
 from bindings.scheduler import STALLED_AFTER, Scheduler
 from bindings.store import account
 from tests.service.harness import APP, A, B, C, D, E, F, G, H, ServiceHarness, feed_has_caught_up
@@ -130,7 +130,7 @@ def test_recover_that_is_stopped_repeats_no_further_unbind(
     stop = threading.Event()
     runtime, before = harness.service.runtime, harness.received("unbind")
     with monkeypatch.context() as patch:
-        patch.setattr("bindings.jobs.recover.finish_unbind", set_after(1, stop, finish_unbind))
+        patch.setattr("bindings.jobs.recover.release", set_after(1, stop, release))
         counts = recover.recover(runtime, RunControl(stop))
     assert (counts.unbound, counts.still_unclear) == (1, 2)
     assert harness.received("unbind") == before + 1
