@@ -398,7 +398,6 @@ def new_intent(
     binding_id: str, request: BindRequest, limits: BindLimits, caller: Caller, now: datetime
 ) -> Binding:
     """Return the pending binding of a request that is recorded at the instant `now`."""
-    durations = limits.durations(request.provider_expire_s)
     return frozen(
         BindingFields(
             id=binding_id,
@@ -417,11 +416,8 @@ def new_intent(
             state=State.PENDING,
             actor=caller.actor,
             request_id=caller.request_id,
-            requested_at=now,
-            send_by=now + durations.until_send,
-            settle_by=now + durations.until_settle,
-            held_until=now + durations.until_free,
             version=1,
+            **limits.lifetimes(now, request.provider_expire_s),
         )
     )
 
