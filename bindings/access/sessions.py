@@ -90,9 +90,7 @@ class Sessions:
 
     def get_search(self, token: str, search_id: str) -> Search | None:
         """Return the search with this id, or None if it is another browser's, was deleted, or is no such id."""
-        if (
-            _SEARCH_ID.fullmatch(search_id) is None
-        ):  # PostgreSQL refuses a text with a NUL, instead of not finding it
+        if _SEARCH_ID.fullmatch(search_id) is None:  # PostgreSQL would refuse a text with a NUL
             return None
         return self._database.read(sessions.get_search, search_id, digest(token), self._database.now)
 
