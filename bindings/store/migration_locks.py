@@ -1,4 +1,7 @@
-"""Locks of tables that are migrated, forwards or back, while other processes work on them (PostgreSQL)."""
+"""Locks of tables that are migrated, forwards or back, while other processes work on them (PostgreSQL).
+
+The migrations import this module, and nothing else of the package: what they do with it must not change.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ LOCK_WAIT = "500ms"  # what waits behind the migration waits no longer than this
 TRIES = 60
 PAUSE_S = 1.0
 LOCKED = "55P03", "40P01"
+LOCKED_OR_TIMED_OUT = (*LOCKED, "57014")  # for statements that a statement timeout bounds too
 
 
 @contextmanager
@@ -39,6 +43,63 @@ def locked(table: str) -> Iterator[None]:
         except BaseException:
             connection.exec_driver_sql("ROLLBACK")
             raise
+
+
+def lock_until_commit(*tables: str) -> None:
+    """Lock tables exclusively until the end of the migration's transaction.
+
+    Every statement on a table waits behind an exclusive lock that is waited for: hence half a second at a time for
+    all of them, and a minute in all. VACUUM is kept out first, by a lock that blocks no reader or writer. Raises
+    `TimeoutError` if a transaction keeps a table.
+    """
+    connection = op.get_bind()
+    names = ", ".join(tables)
+
+    def attempt() -> None:
+        with connection.begin_nested():  # a rollback to the savepoint releases the locks
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'")
+            connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{LOCK_WAIT}'")  # for all of them
+            connection.exec_driver_sql(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE")
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+
+    with explained_lock_timeout():
+        connection.exec_driver_sql(f"LOCK TABLE {names} IN SHARE UPDATE EXCLUSIVE MODE")
+        repeat_while_locked(attempt, states=LOCKED_OR_TIMED_OUT)
+
+
+def execute_when_unlocked(statement: str) -> None:
+    """Run a statement, which waits for locks as the session's timeouts say, until it has them; a minute in all.
+
+    Raises `TimeoutError` if a transaction keeps a table.
+    """
+    with explained_lock_timeout():
+        repeat_while_locked(lambda: op.execute(statement), states=LOCKED_OR_TIMED_OUT)
+
+
+@contextmanager
+def explained_lock_timeout() -> Iterator[None]:
+    """Raise `TimeoutError`, which says what to do, if the block fails because a lock was not acquired."""
+    try:
+        yield
+    except exc.DBAPIError as error:
+        if not is_locked(error, LOCKED_OR_TIMED_OUT):
+            raise
+        raise TimeoutError(
+            "a transaction or a VACUUM keeps a table locked; end it (pg_stat_activity) and migrate again"
+        ) from None
+
+
+@contextmanager
+def outside_transaction(*, lock_timeout: str = "0") -> Iterator[None]:
+    """Run statements outside of a transaction, with this lock timeout ("0": none).
+
+    A concurrent build or removal of an index waits for every open transaction, and blocks no reader or writer.
+    """
+    with op.get_context().autocommit_block():
+        configured = op.get_bind().exec_driver_sql("SHOW lock_timeout").scalar()
+        op.execute(f"SET lock_timeout = '{lock_timeout}'")
+        yield
+        op.execute(f"SET lock_timeout = '{configured}'")
 
 
 def repeat_while_locked(attempt: Callable[[], None], *, states: tuple[str, ...] = LOCKED) -> None:

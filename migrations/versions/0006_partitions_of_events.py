@@ -14,14 +14,12 @@ Revises: 0005
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from bindings.store.migration_locks import explained_lock_timeout, lock_until_commit
 
 revision = "0006"
 down_revision = "0005"
@@ -30,10 +28,6 @@ depends_on = None
 
 FIRST = "events_start"
 SPAN = 10**12  # positions of one partition; the sequence moves to the next one long before its end
-LOCK_WAIT = "500ms"
-TRIES = 60
-PAUSE_S = 1.0
-LOCKED = "55P03", "57014", "40P01"
 FOREIGN_KEY = "CONSTRAINT fk_events_binding_id FOREIGN KEY(binding_id) REFERENCES bindings (id)"
 UNIQUE = "CONSTRAINT uq_events_binding_id_sequence UNIQUE"
 COMMENT = "The append-only history; triggers refuse UPDATE, DELETE and TRUNCATE"
@@ -76,7 +70,7 @@ def upgrade() -> None:
         _rebuild_on_sqlite(f"{FOREIGN_KEY}, ", "")
         _guard_on_sqlite()
         return
-    _lock("events")
+    lock_until_commit("events")
     op.execute(
         f"ALTER TABLE events DROP CONSTRAINT IF EXISTS ck_events_first,"
         f" ADD CONSTRAINT ck_events_first CHECK (position < {SPAN}) NOT VALID"
@@ -85,7 +79,7 @@ def upgrade() -> None:
         _outwait_vacuum("ALTER TABLE events VALIDATE CONSTRAINT ck_events_first")
     for table, options in STORAGE.items():
         _outwait_vacuum(f"ALTER TABLE {table} SET ({options})")
-    _lock("bindings", "events", "reports", "account")
+    lock_until_commit("bindings", "events", "reports", "account")
     _add_marks(sa.DateTime(timezone=True))
     _partition()
     _guard_on_postgresql()
@@ -104,7 +98,7 @@ def downgrade() -> None:
         for table, options in STORAGE.items():
             names = ", ".join(option.split(" = ")[0] for option in options.split(", "))
             _outwait_vacuum(f"ALTER TABLE {table} RESET ({names})")
-        _lock("bindings", "events", "reports", "account")
+        lock_until_commit("bindings", "events", "reports", "account")
         _unguard_on_postgresql()
         _unite()
     for column in ("gone_position", "gone_tx", "kept_from"):
@@ -123,50 +117,14 @@ def _add_marks(instant: sa.types.TypeEngine[Any]) -> None:
 # PostgreSQL.
 
 
-def _lock(*tables: str) -> None:
-    """Lock these tables exclusively until the end of the transaction; wait for half a second at a time.
-
-    Vacuum is kept out first, by a lock that blocks no reader or writer: half a second would never outlast it.
-    """
-    connection = op.get_bind()
-    named = ", ".join(tables)
-    _outwait_vacuum(f"LOCK TABLE {named} IN SHARE UPDATE EXCLUSIVE MODE")
-
-    def ask() -> None:
-        with connection.begin_nested():  # a rollback to the savepoint releases the locks
-            connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'"))
-            connection.execute(sa.text(f"SET LOCAL statement_timeout = '{LOCK_WAIT}'"))  # for all of them
-            connection.execute(sa.text(f"LOCK TABLE {named} IN ACCESS EXCLUSIVE MODE"))
-            connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
-
-    for left in reversed(range(TRIES)):
-        if _had(ask, or_fail=not left):
-            return
-        time.sleep(PAUSE_S)
-
-
 def _outwait_vacuum(statement: str) -> None:
     """Run a statement whose lock blocks vacuum and DDL, and no reader or writer.
 
     It waits for the lock timeout of env.py. Before that, after deadlock_timeout (1 s), the server cancels an
     autovacuum that blocks the statement.
     """
-    _had(lambda: op.execute(statement), or_fail=True)
-
-
-def _had(ask: Callable[[], None], *, or_fail: bool) -> bool:
-    """Call `ask`; return False if the locks were not free. With `or_fail` raises `TimeoutError` instead."""
-    try:
-        ask()
-    except sa.exc.DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) not in LOCKED:
-            raise
-        if or_fail:
-            raise TimeoutError(
-                "a transaction or a VACUUM keeps a table locked; end it (pg_stat_activity) and migrate again"
-            ) from None
-        return False
-    return True
+    with explained_lock_timeout():
+        op.execute(statement)
 
 
 def _partition() -> None:

@@ -16,14 +16,10 @@ Revises: 0006
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
 import sqlalchemy as sa
 from alembic import op
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from bindings.store.migration_locks import outside_transaction
 
 revision = "0007"
 down_revision = "0006"
@@ -48,7 +44,7 @@ def upgrade() -> None:
     if op.get_bind().dialect.name == "sqlite":
         op.drop_index(FINISHED, "passes")
     else:
-        with _as_long_as_it_takes():
+        with outside_transaction():
             op.drop_index(FINISHED, "passes", if_exists=True, postgresql_concurrently=True)
     for column, where in NUMBERS.items():
         _replace(column, sa.text(where))
@@ -78,21 +74,8 @@ def _replace(column: str, where: sa.TextClause | None) -> None:
         op.create_index(name, "bindings", columns, sqlite_where=where)
         return
     new = f"{name}_new"
-    with _as_long_as_it_takes():
+    with outside_transaction():
         op.drop_index(new, "bindings", if_exists=True, postgresql_concurrently=True)
         op.create_index(new, "bindings", columns, postgresql_where=where, postgresql_concurrently=True)
         op.drop_index(name, "bindings", if_exists=True, postgresql_concurrently=True)
         op.execute(f"ALTER INDEX {new} RENAME TO {name}")
-
-
-@contextmanager
-def _as_long_as_it_takes() -> Iterator[None]:
-    """Run statements outside of a transaction, without a lock timeout.
-
-    Such a statement waits for every open transaction, and blocks no reader or writer.
-    """
-    with op.get_context().autocommit_block():
-        allowed = op.get_bind().execute(sa.text("SHOW lock_timeout")).scalar()
-        op.execute("SET lock_timeout = 0")
-        yield
-        op.execute(f"SET lock_timeout = '{allowed}'")

@@ -17,17 +17,21 @@ Revises: 0007
 
 from __future__ import annotations
 
-import time
-from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from bindings.store.migration_locks import (
+    LOCK_WAIT,
+    execute_when_unlocked,
+    lock_until_commit,
+    outside_transaction,
+)
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 revision = "0008"
 down_revision = "0007"
@@ -54,10 +58,6 @@ PARTITIONS = (
     "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
     " WHERE inhparent = CAST('events' AS regclass) AND NOT inhdetachpending ORDER BY pg_class.oid"
 )
-LOCK_WAIT = "500ms"
-TRIES = 60
-PAUSE_S = 1.0
-LOCKED = "55P03", "57014", "40P01"
 
 
 def upgrade() -> None:
@@ -135,10 +135,10 @@ def downgrade() -> None:
                 lambda table: table.replace(PAIR, f"{PAIR}, \n\t{CHECK}").replace("(32)", "(16)", 1)
             )
         return
-    with _outside_transaction("0"):
+    with outside_transaction():
         for table, name in BIND_ID_INDEXES.items():
             op.drop_index(name, table, if_exists=True, postgresql_concurrently=True)
-    _lock_events()
+    lock_until_commit("events")
     op.execute("ALTER TABLE events DROP CONSTRAINT IF EXISTS ck_events_kind")
     op.execute(f"ALTER TABLE events ADD {CHECK} NOT VALID")
 
@@ -153,7 +153,7 @@ def _replace_index(table: str, name: str, where: str, *, unique: bool = False) -
         op.create_index(name, table, columns, unique=unique, sqlite_where=clause)
         return
     new = f"{name}_new"
-    with _outside_transaction("0"):
+    with outside_transaction():
         op.drop_index(new, table, if_exists=True, postgresql_concurrently=True)
         op.create_index(new, table, columns, unique=unique, postgresql_where=clause, postgresql_concurrently=True)
         op.drop_index(name, table, if_exists=True, postgresql_concurrently=True)
@@ -165,7 +165,7 @@ def _replace_index(table: str, name: str, where: str, *, unique: bool = False) -
 
 def _widen_kind() -> None:
     """Drop the list of kinds, widen the column, and build the indexes that name it; no lock is kept for long."""
-    _lock_events()
+    lock_until_commit("events")
     partitions = _partitions()
     for statement in (
         *(f"DROP INDEX IF EXISTS {name}" for name in PARTIAL_INDEXES),
@@ -177,7 +177,7 @@ def _widen_kind() -> None:
         *(f"CREATE INDEX {name} ON ONLY events {what}" for name, what in PARTIAL_INDEXES.items()),
     ):
         op.execute(statement)
-    with _outside_transaction("0"):  # the lock ends here
+    with outside_transaction():  # the lock ends here
         for partition in partitions:
             name = f"uq_{partition}_terminal"
             op.execute(f"CREATE UNIQUE INDEX CONCURRENTLY {name} ON {partition} (binding_id) WHERE {TERMINAL}")
@@ -187,11 +187,12 @@ def _widen_kind() -> None:
 
 def _attach_indexes() -> None:
     """Attach the index of each partition to that of the table, which is valid from then on."""
-    with _outside_transaction(LOCK_WAIT):  # each on its own: no lock is kept while the next one is waited for
+    # Each on its own: no lock is kept while the next one is waited for.
+    with outside_transaction(lock_timeout=LOCK_WAIT):
         for name, own, _, _ in _partial_indexes(_partitions()):
             exists = op.get_bind().execute(sa.text(f"SELECT to_regclass('{own}')")).scalar()
             if exists is not None:  # a partition that was created meanwhile has an attached one, by another name
-                _retry(partial(op.execute, f"ALTER INDEX {name} ATTACH PARTITION {own}"))
+                execute_when_unlocked(f"ALTER INDEX {name} ATTACH PARTITION {own}")
 
 
 def _partial_indexes(partitions: list[str]) -> list[tuple[str, str, str, str]]:
@@ -205,60 +206,6 @@ def _partial_indexes(partitions: list[str]) -> list[tuple[str, str, str, str]]:
 
 def _partitions() -> list[str]:
     return list(op.get_bind().execute(sa.text(PARTITIONS)).scalars())
-
-
-def _lock_events() -> None:
-    """Lock the table exclusively until the end of the transaction.
-
-    Vacuum is kept out first, by a lock that blocks no reader or writer: half a second would never outlast it.
-    """
-    connection = op.get_bind()
-    _acquire(lambda: op.execute("LOCK TABLE events IN SHARE UPDATE EXCLUSIVE MODE"), or_fail=True)
-
-    def lock() -> None:
-        with connection.begin_nested():  # a rollback to the savepoint releases the locks
-            connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'"))
-            connection.execute(sa.text(f"SET LOCAL statement_timeout = '{LOCK_WAIT}'"))  # for all partitions
-            connection.execute(sa.text("LOCK TABLE events IN ACCESS EXCLUSIVE MODE"))
-            connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
-
-    _retry(lock)
-
-
-def _retry(attempt: Callable[[], object]) -> None:
-    """Call `attempt`, which waits for a lock for at most half a second, until it succeeds; a minute at most."""
-    for remaining in reversed(range(TRIES)):
-        if _acquire(attempt, or_fail=not remaining):
-            return
-        time.sleep(PAUSE_S)
-
-
-def _acquire(attempt: Callable[[], object], *, or_fail: bool) -> bool:
-    """Call `attempt`; return False if the lock was not free. With `or_fail` raises `TimeoutError` instead."""
-    try:
-        attempt()
-    except sa.exc.DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) not in LOCKED:
-            raise
-        if or_fail:
-            raise TimeoutError(
-                "a transaction or a VACUUM keeps a table locked; end it (pg_stat_activity) and migrate again"
-            ) from None
-        return False
-    return True
-
-
-@contextmanager
-def _outside_transaction(lock_timeout: str) -> Iterator[None]:
-    """Run statements outside of a transaction, with this lock timeout ("0": none).
-
-    A concurrent build waits for every open transaction, and blocks no reader or writer.
-    """
-    with op.get_context().autocommit_block():
-        allowed = op.get_bind().execute(sa.text("SHOW lock_timeout")).scalar()
-        op.execute(f"SET lock_timeout = '{lock_timeout}'")
-        yield
-        op.execute(f"SET lock_timeout = '{allowed}'")
 
 
 # Events on SQLite.

@@ -16,6 +16,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from bindings.store.migration_locks import outside_transaction
+
 revision = "0009"
 down_revision = "0008"
 branch_labels = None
@@ -82,9 +84,7 @@ def downgrade() -> None:
 def _replace_reference_index(order: dict[str, str]) -> None:
     """Build the index of the references of bindings in this order; the old one serves until then."""
     new = f"{REFERENCE}_new"
-    with op.get_context().autocommit_block():
-        allowed = op.get_bind().execute(sa.text("SHOW lock_timeout")).scalar()
-        op.execute("SET lock_timeout = '0'")  # a concurrent build waits for open transactions, and blocks nothing
+    with outside_transaction():
         op.drop_index(new, "bindings", if_exists=True, postgresql_concurrently=True)
         op.create_index(
             new,
@@ -96,4 +96,3 @@ def _replace_reference_index(order: dict[str, str]) -> None:
         )
         op.drop_index(REFERENCE, "bindings", if_exists=True, postgresql_concurrently=True)
         op.execute(f"ALTER INDEX {new} RENAME TO {REFERENCE}")
-        op.execute(f"SET lock_timeout = '{allowed}'")

@@ -15,15 +15,10 @@ Revises: 0009
 
 from __future__ import annotations
 
-import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
 import sqlalchemy as sa
 from alembic import op
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from bindings.store.migration_locks import LOCK_WAIT, LOCKED_OR_TIMED_OUT, outside_transaction, repeat_while_locked
 
 revision = "0010"
 down_revision = "0009"
@@ -45,10 +40,6 @@ COMMENTS = {
     COLUMN: "the caller's key, if another actor of the app_id used it first",
 }
 OLD_COMMENT = "the caller's key; unique per app_id, for ever"
-LOCK_WAIT = "500ms"
-TRIES = 60
-PAUSE_S = 1.0
-LOCKED = "55P03", "57014", "40P01"
 
 
 def upgrade() -> None:
@@ -80,7 +71,7 @@ def downgrade() -> None:
         if keys is None:
             op.drop_column("bindings", COLUMN)
         return
-    with _outside_transaction():
+    with outside_transaction():
         op.drop_index(INDEX, "bindings", if_exists=True, postgresql_concurrently=True)
     _change_table(
         f"COMMENT ON COLUMN bindings.idempotency_key IS $${OLD_COMMENT}$$",
@@ -94,24 +85,11 @@ def _build_index() -> None:
     if op.get_bind().dialect.name == "sqlite":
         op.create_index(INDEX, "bindings", columns, unique=True, sqlite_where=where)
         return
-    with _outside_transaction():
+    with outside_transaction():
         op.drop_index(INDEX, "bindings", if_exists=True, postgresql_concurrently=True)
         op.create_index(
             INDEX, "bindings", columns, unique=True, postgresql_where=where, postgresql_concurrently=True
         )
-
-
-@contextmanager
-def _outside_transaction() -> Iterator[None]:
-    """Run statements outside of a transaction, without a lock timeout.
-
-    Such a statement waits for every open transaction, and blocks no reader or writer.
-    """
-    with op.get_context().autocommit_block():
-        allowed = op.get_bind().execute(sa.text("SHOW lock_timeout")).scalar()
-        op.execute("SET lock_timeout = 0")
-        yield
-        op.execute(f"SET lock_timeout = '{allowed}'")
 
 
 def _change_table(*statements: str) -> None:
@@ -121,15 +99,11 @@ def _change_table(*statements: str) -> None:
     """
     connection = op.get_bind()
     connection.execute(sa.text("LOCK TABLE bindings IN SHARE UPDATE EXCLUSIVE MODE"))
-    for remaining in reversed(range(TRIES)):
-        try:
-            with connection.begin_nested():  # a rollback to the savepoint releases the lock
-                connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'"))
-                for statement in statements:
-                    connection.execute(sa.text(statement))
-        except sa.exc.DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) not in LOCKED or not remaining:
-                raise
-            time.sleep(PAUSE_S)
-        else:
-            return
+
+    def attempt() -> None:
+        with connection.begin_nested():  # a rollback to the savepoint releases the lock
+            connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'"))
+            for statement in statements:
+                connection.execute(sa.text(statement))
+
+    repeat_while_locked(attempt, states=LOCKED_OR_TIMED_OUT)

@@ -14,16 +14,15 @@ Revises: 0018
 
 from __future__ import annotations
 
-import time
-from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING
-
 import sqlalchemy as sa
 from alembic import op
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from bindings.store.migration_locks import (
+    LOCK_WAIT,
+    execute_when_unlocked,
+    lock_until_commit,
+    outside_transaction,
+)
 
 revision = "0019"
 down_revision = "0018"
@@ -44,10 +43,6 @@ PARTITIONS = (
     "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
     " WHERE inhparent = CAST('events' AS regclass) AND NOT inhdetachpending ORDER BY pg_class.oid"
 )
-LOCK_WAIT = "500ms"
-TRIES = 60
-PAUSE_S = 1.0
-LOCKED = "55P03", "57014", "40P01"
 
 
 def upgrade() -> None:
@@ -70,7 +65,7 @@ def downgrade() -> None:
     postgres = op.get_bind().dialect.name == "postgresql"
     _replace_trigger(EXPORTED)
     if postgres:
-        _lock_events()
+        lock_until_commit("events")
     op.execute(f"DROP INDEX {INDEX}")
     op.execute(f"CREATE INDEX {OLD_INDEX} ON events (at, position) WHERE {OLD_COVERED}")
     for table in COMMENTS:
@@ -114,21 +109,22 @@ def _add_column_of_postgresql(table: str) -> None:
 
 def _upgrade_events_of_postgresql() -> None:
     """Add the column, then build the index of each partition without a lock, and at last drop the old index."""
-    _lock_events()
+    lock_until_commit("events")
     _add_column_of_postgresql("events")
     partitions = _partitions()
     for name in (INDEX, *map(_own_index, partitions)):  # of an interrupted migration
         op.execute(f"DROP INDEX IF EXISTS {name}")
     op.execute(f"CREATE INDEX {INDEX} ON ONLY events (at, position) WHERE {COVERED}")
-    with _outside_transaction("0"):  # the lock ends here
+    with outside_transaction():  # the lock ends here
         for name in partitions:
             op.execute(f"CREATE INDEX CONCURRENTLY {_own_index(name)} ON {name} (at, position) WHERE {COVERED}")
-    with _outside_transaction(LOCK_WAIT):  # each on its own: no lock is kept while the next one is waited for
+    # Each on its own: no lock is kept while the next one is waited for.
+    with outside_transaction(lock_timeout=LOCK_WAIT):
         for own in map(_own_index, _partitions()):
             exists = op.get_bind().execute(sa.text(f"SELECT to_regclass('{own}')")).scalar()
             if exists is not None:  # a partition that was created meanwhile has an attached one, by another name
-                _retry(partial(op.execute, f"ALTER INDEX {INDEX} ATTACH PARTITION {own}"))
-    _lock_events()
+                execute_when_unlocked(f"ALTER INDEX {INDEX} ATTACH PARTITION {own}")
+    lock_until_commit("events")
     op.execute(f"DROP INDEX IF EXISTS {OLD_INDEX}")
 
 
@@ -138,57 +134,3 @@ def _own_index(partition: str) -> str:
 
 def _partitions() -> list[str]:
     return list(op.get_bind().execute(sa.text(PARTITIONS)).scalars())
-
-
-def _lock_events() -> None:
-    """Lock the table exclusively until the end of the transaction.
-
-    Vacuum is kept out first, by a lock that blocks no reader or writer: half a second would never outlast it.
-    """
-    connection = op.get_bind()
-    _acquire(lambda: op.execute("LOCK TABLE events IN SHARE UPDATE EXCLUSIVE MODE"), or_fail=True)
-
-    def lock() -> None:
-        with connection.begin_nested():  # a rollback to the savepoint releases the locks
-            connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'"))
-            connection.execute(sa.text(f"SET LOCAL statement_timeout = '{LOCK_WAIT}'"))  # for all partitions
-            connection.execute(sa.text("LOCK TABLE events IN ACCESS EXCLUSIVE MODE"))
-            connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
-
-    _retry(lock)
-
-
-def _retry(attempt: Callable[[], object]) -> None:
-    """Call `attempt`, which waits for a lock for at most half a second, until it succeeds; a minute at most."""
-    for remaining in reversed(range(TRIES)):
-        if _acquire(attempt, or_fail=not remaining):
-            return
-        time.sleep(PAUSE_S)
-
-
-def _acquire(attempt: Callable[[], object], *, or_fail: bool) -> bool:
-    """Call `attempt`; return False if the lock was not free. With `or_fail` raises `TimeoutError` instead."""
-    try:
-        attempt()
-    except sa.exc.DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) not in LOCKED:
-            raise
-        if or_fail:
-            raise TimeoutError(
-                "a transaction or a VACUUM keeps a table locked; end it (pg_stat_activity) and migrate again"
-            ) from None
-        return False
-    return True
-
-
-@contextmanager
-def _outside_transaction(lock_timeout: str) -> Iterator[None]:
-    """Run statements outside of a transaction, with this lock timeout ("0": none).
-
-    A concurrent build waits for every open transaction, and blocks no reader or writer.
-    """
-    with op.get_context().autocommit_block():
-        allowed = op.get_bind().execute(sa.text("SHOW lock_timeout")).scalar()
-        op.execute(f"SET lock_timeout = '{lock_timeout}'")
-        yield
-        op.execute(f"SET lock_timeout = '{allowed}'")

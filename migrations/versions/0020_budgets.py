@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from alembic import op
 
-from bindings.store.migration_locks import LOCK_WAIT, LOCKED, is_locked, repeat_while_locked
+from bindings.store.migration_locks import LOCK_WAIT, execute_when_unlocked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,6 @@ PARTITIONS = (
     "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
     " WHERE inhparent = CAST('events' AS regclass) AND NOT inhdetachpending ORDER BY pg_class.oid"
 )
-NOT_ACQUIRED = (*LOCKED, "57014")
 
 
 def upgrade() -> None:
@@ -98,11 +97,4 @@ def _execute(statement: str) -> None:
         op.execute(statement)
         return
     op.execute(f"SET lock_timeout = '{LOCK_WAIT}'")
-    try:
-        repeat_while_locked(lambda: op.execute(statement), states=NOT_ACQUIRED)
-    except sa.exc.DBAPIError as error:
-        if not is_locked(error, NOT_ACQUIRED):
-            raise
-        raise TimeoutError(
-            "a transaction or a VACUUM keeps a table locked; end it (pg_stat_activity) and migrate again"
-        ) from None
+    execute_when_unlocked(statement)

@@ -13,14 +13,10 @@ Revises: 0022
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
 import sqlalchemy as sa
 from alembic import op
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from bindings.store.migration_locks import outside_transaction
 
 revision = "0023"
 down_revision = "0022"
@@ -46,7 +42,7 @@ def upgrade() -> None:
             op.execute(f"CREATE INDEX {new} {indexed}")
             op.execute(f"DROP INDEX {old}")
         else:
-            with _outside_transaction():
+            with outside_transaction():
                 if not _is_valid(new):
                     op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {new}")  # of an interrupted build
                     op.execute(f"CREATE INDEX CONCURRENTLY {new} {indexed}")
@@ -76,16 +72,3 @@ def _is_valid(index: str) -> bool:
     """Return whether an interrupted migration has built an index: then the old one may be gone already."""
     valid = sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:index)")
     return bool(op.get_bind().execute(valid, {"index": index}).scalar())
-
-
-@contextmanager
-def _outside_transaction() -> Iterator[None]:
-    """Run statements outside of a transaction and without a lock timeout.
-
-    Such a statement waits for every open transaction, and blocks no reader or writer.
-    """
-    with op.get_context().autocommit_block():
-        allowed = op.get_bind().execute(sa.text("SHOW lock_timeout")).scalar()
-        op.execute("SET lock_timeout = 0")
-        yield
-        op.execute(f"SET lock_timeout = '{allowed}'")
