@@ -20,6 +20,7 @@ from benchmarks import data, servers
 from benchmarks.measure import Result, Target, p99
 from bindings.domain.binding import Caller
 from bindings.jobs import expire
+from bindings.jobs.batches import DueBatches
 from bindings.service import BindingService
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ def measure(context: BenchContext) -> list[Result]:
     """Return the time to expire the burst, and the p99 of lookups during it, on PostgreSQL."""
     bench_db, burst = context.postgres(), context.sizes.burst
     with BindingService.open(database_url=bench_db.url) as service:
-        expire.expire_due(service.runtime.database, Caller(actor="bench"), budget_s=TIMEOUT_S)
+        expire.expire_due(
+            DueBatches(database=service.runtime.database, caller=Caller(actor="bench"), budget_s=TIMEOUT_S)
+        )
         before = _time_lookups(service, bench_db, lambda: time.sleep(context.sizes.baseline_s))
         first = bench_db.add_due(burst, over_s=1)
         with _scheduler(bench_db.url):

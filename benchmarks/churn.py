@@ -26,6 +26,7 @@ from benchmarks.measure import Result, Target
 from benchmarks.plot import Curve, Plot
 from bindings.domain.binding import Caller
 from bindings.jobs import expire
+from bindings.jobs.batches import DueBatches
 from bindings.service import BindingService
 from bindings.store.temporary_database import name_of
 from tests.store.databases import Server
@@ -74,7 +75,7 @@ class _Side:
     def expire(self, count: int) -> None:
         """Add `count` bindings that are due, and expire them."""
         self.bench_db.add_due(count)
-        result = expire.expire_due(self.service.runtime.database, CALLER, budget_s=300)
+        result = expire.expire_due(DueBatches(database=self.service.runtime.database, caller=CALLER, budget_s=300))
         if result.expired != count:
             raise AssertionError(f"{result.expired} ended, {count} were due")
         self.ended += count
@@ -90,7 +91,9 @@ class _Side:
             self.lookups_ms.append(_milliseconds(lambda: self.service.lookup(phone=phone)))  # noqa: B023
 
     def empty_sweep_ms(self) -> float:
-        return _milliseconds(lambda: expire.expire_due(self.service.runtime.database, CALLER))
+        return _milliseconds(
+            lambda: expire.expire_due(DueBatches(database=self.service.runtime.database, caller=CALLER))
+        )
 
 
 def _milliseconds(work: Callable[[], object]) -> float:

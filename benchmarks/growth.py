@@ -21,6 +21,7 @@ from benchmarks.measure import Result, Sample, Target, p99
 from benchmarks.plot import Curve, Plot
 from bindings.domain.binding import Caller
 from bindings.jobs import expire
+from bindings.jobs.batches import DueBatches
 from bindings.provider.client import ProviderClient
 from tests.store.test_plans import explained
 
@@ -73,7 +74,9 @@ class _Case:
         bind.bind_once(self.service)
 
     def sweep(self) -> None:
-        expire.expire_due(self.service.runtime.database, Caller(actor="bench"), batch=EXPIRE_BATCH)
+        expire.expire_due(
+            DueBatches(database=self.service.runtime.database, caller=Caller(actor="bench"), batch=EXPIRE_BATCH)
+        )
 
 
 OPERATIONS: dict[str, tuple[Callable[[_Case], None], int]] = {

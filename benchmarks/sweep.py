@@ -22,6 +22,7 @@ from benchmarks.measure import Result, Sample, Target, interleave, per_second
 from benchmarks.plot import Curve, Plot
 from bindings.domain.binding import Caller
 from bindings.jobs import expire
+from bindings.jobs.batches import BATCH, DueBatches
 from bindings.store.database import Database
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from benchmarks.data import BenchDatabase, Sizes
 
 ROUNDS = 5
-BATCH = expire.BATCH
 
 POSTGRES = """
 WITH due AS MATERIALIZED (
@@ -75,7 +75,7 @@ def _releases(bench_db: BenchDatabase, sizes: Sizes) -> Result:
     database = Database(bench_db.url)
 
     def sweep() -> int:
-        return expire.expire_due(database, Caller(actor="bench"), budget_s=60).expired
+        return expire.expire_due(DueBatches(database=database, caller=Caller(actor="bench"), budget_s=60)).expired
 
     def side(provider_after_s: int | None) -> Callable[[int], Sample]:
         def run_round(_: int) -> Sample:
@@ -101,7 +101,9 @@ def _batches(bench_db: BenchDatabase, sizes: Sizes) -> Result:
         for batch in BATCHES * 3:
             bench_db.add_due(sizes.due)
             started_at = time.perf_counter()
-            expire.expire_due(database, Caller(actor="bench"), batch=batch, budget_s=60)
+            expire.expire_due(
+                DueBatches(database=database, caller=Caller(actor="bench"), batch=batch, budget_s=60)
+            )
             rates.setdefault(batch, []).append(sizes.due / (time.perf_counter() - started_at))
     finally:
         database.close()
@@ -153,7 +155,7 @@ def _compare(database_name: str, bench_db: BenchDatabase, sizes: Sizes, batch: C
     database = Database(bench_db.url)
 
     def product() -> int:
-        return expire.expire_due(database, Caller(actor="bench"), budget_s=60).expired
+        return expire.expire_due(DueBatches(database=database, caller=Caller(actor="bench"), budget_s=60)).expired
 
     def baseline() -> int:
         ended = total = batch()

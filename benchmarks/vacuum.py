@@ -18,6 +18,7 @@ from benchmarks.measure import Result, Target
 from benchmarks.plot import Curve, Plot
 from bindings.domain.binding import Caller
 from bindings.jobs import expire
+from bindings.jobs.batches import DueBatches
 from bindings.store.database import Database
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _curve(bench_db: BenchDatabase, steps: tuple[int, ...], *, snapshot_held: bo
     database = Database(bench_db.url)
     with ExitStack() as stack:
         stack.callback(database.close)
-        expire.expire_due(database, CALLER, budget_s=60)
+        expire.expire_due(DueBatches(database=database, caller=CALLER, budget_s=60))
         bench_db.execute("VACUUM bindings")
         if snapshot_held:
             snapshot = stack.enter_context(psycopg.connect(bench_db.url))
@@ -66,7 +67,7 @@ def _curve(bench_db: BenchDatabase, steps: tuple[int, ...], *, snapshot_held: bo
             snapshot.execute("SELECT 1")
         for step in steps:
             bench_db.add_due(step - ended)
-            expire.expire_due(database, CALLER, budget_s=300)
+            expire.expire_due(DueBatches(database=database, caller=CALLER, budget_s=300))
             ended = step
             points.append((float(step), median(_empty_sweep_ms(database) for _ in range(SWEEPS))))
     return Curve(name=LABELS[snapshot_held], points=tuple(points))
@@ -74,5 +75,5 @@ def _curve(bench_db: BenchDatabase, steps: tuple[int, ...], *, snapshot_held: bo
 
 def _empty_sweep_ms(database: Database) -> float:
     started_at = time.perf_counter()
-    expire.expire_due(database, CALLER)
+    expire.expire_due(DueBatches(database=database, caller=CALLER))
     return (time.perf_counter() - started_at) * 1e3

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bindings.clock import SYSTEM_CLOCK
+from bindings.jobs.run_control import UNSTOPPED, RunControl
 from bindings.store import expiry
 
 if TYPE_CHECKING:
@@ -11,9 +14,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bindings.clock import HostClock
-    from bindings.jobs.run_control import RunControl
+    from bindings.domain.binding import Caller
     from bindings.store.database import Database, Transaction
 
+BATCH = 1_000
+BUDGET_S = 2.0  # below the three intervals after which a job counts as stalled; the next run continues
 STATEMENT_TIMEOUT_S = 30.0
 
 
@@ -41,32 +46,39 @@ def run_in_batches(
             return rows, batches, count < batch
 
 
-def run_due_batches(
-    database: Database,
-    change_due: Callable[[Transaction, datetime], tuple[int, datetime]],
-    control: RunControl,
-    *,
-    after_batch: Callable[[], None],
-    verify_clock: Callable[[datetime], None] | None,
-    batch: int,
-    budget_s: float,
-    clock: HostClock,
-) -> tuple[int, int, bool]:
-    """Run batches that change what is due by time, each in a transaction, and return as `run_in_batches` does.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DueBatches:
+    """The batches of one run of a job that changes what is due by time, each in a transaction of its own.
 
-    `verify_clock` gets the deciding clock's reading before each batch, and raises if it cannot be trusted: then
-    nothing more is changed. `after_batch` is called after each commit.
+    A batch has at most `batch` bindings; after about `budget_s` seconds no further one begins. `verify_clock` gets
+    the deciding clock's reading before each batch, and raises if it cannot be trusted: then nothing more changes.
     """
 
-    def work(tx: Transaction, since: datetime) -> tuple[int, datetime]:
-        tx.limit_batch(STATEMENT_TIMEOUT_S)
-        if verify_clock is not None:
-            verify_clock(tx.instant())
-        return change_due(tx, since)
+    database: Database
+    caller: Caller
+    control: RunControl = UNSTOPPED
+    verify_clock: Callable[[datetime], None] | None = None
+    batch: int = BATCH
+    budget_s: float = BUDGET_S
+    clock: HostClock = SYSTEM_CLOCK
 
-    def run_batch(since: datetime) -> tuple[int, datetime]:
-        result = database.write(lambda tx: work(tx, since))
-        after_batch()
-        return result
+    def run(
+        self,
+        change_due: Callable[[Transaction, datetime], tuple[int, datetime]],
+        *,
+        after_batch: Callable[[], None],
+    ) -> tuple[int, int, bool]:
+        """Change what is due, and return as `run_in_batches` does. `after_batch` is called after each commit."""
 
-    return run_in_batches(run_batch, control, batch=batch, budget_s=budget_s, clock=clock)
+        def work(tx: Transaction, since: datetime) -> tuple[int, datetime]:
+            tx.limit_batch(STATEMENT_TIMEOUT_S)
+            if self.verify_clock is not None:
+                self.verify_clock(tx.instant())
+            return change_due(tx, since)
+
+        def run_batch(since: datetime) -> tuple[int, datetime]:
+            result = self.database.write(lambda tx: work(tx, since))
+            after_batch()
+            return result
+
+        return run_in_batches(run_batch, self.control, batch=self.batch, budget_s=self.budget_s, clock=self.clock)

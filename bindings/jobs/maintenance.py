@@ -20,6 +20,7 @@ from bindings.jobs import (
     seal,
     statistics,
 )
+from bindings.jobs.batches import DueBatches
 from bindings.jobs.provider_lists import ProviderLists
 from bindings.jobs.run_control import RunControl
 from bindings.store import account, sessions
@@ -44,21 +45,17 @@ class Maintenance:
 
     def expire_due(self) -> expire.ExpireResult:
         """Mark bindings past their end as expired, and return the counts. `Busy` while the clock is in doubt."""
-        runtime = self._runtime
-        return expire.expire_due(
-            runtime.database,
-            runtime.caller,
-            control=self._control,
-            verify_clock=runtime.clocks.verify,
-            clock=runtime.clock,
-        )
+        return expire.expire_due(self._due_batches())
 
     def warn_due(self) -> expiry_warnings.ExpiryWarningsResult:
         """Write the `expires_soon` events that are due, and return the counts. `Busy` as for `expire_due`."""
+        return expiry_warnings.warn_due(self._due_batches())
+
+    def _due_batches(self) -> DueBatches:
         runtime = self._runtime
-        return expiry_warnings.warn_due(
-            runtime.database,
-            runtime.caller,
+        return DueBatches(
+            database=runtime.database,
+            caller=runtime.caller,
             control=self._control,
             verify_clock=runtime.clocks.verify,
             clock=runtime.clock,

@@ -272,8 +272,8 @@ BUGS: tuple[Bug, ...] = (
     ),
     bug(
         "expire_under_a_clock_in_doubt",
-        "bindings.jobs.expire:expire_due",
-        assign_parameter("verify_clock", "None"),
+        "bindings.jobs.batches:DueBatches.run",
+        replace(calls("verify_clock"), "None"),
         tests=CLOCK_JUMPS,
         detected_by="nothing_ends_by_time and library and postgresql",
     ),

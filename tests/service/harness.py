@@ -15,6 +15,8 @@ from sqlalchemy import select
 
 from bindings.clock import HostClock
 from bindings.domain.binding import Binding, Caller, EventKind, State
+from bindings.jobs.batches import BUDGET_S, DueBatches
+from bindings.jobs.run_control import UNSTOPPED, RunControl
 from bindings.lifecycle.clock_monitor import _Reading
 from bindings.lifecycle.runtime import new_runtime
 from bindings.sealing.encoding import event_bytes
@@ -289,6 +291,16 @@ FORWARD = {
     EventKind.UNBOUND: State.UNBOUND,
     EventKind.LAPSED: State.LAPSED,
 }
+
+
+def due_batches(
+    service: BindingService, *, batch: int, budget_s: float = BUDGET_S, control: RunControl = UNSTOPPED
+) -> DueBatches:
+    """Return small batches of `expire_due` or `warn_due` for one run."""
+    runtime = service.runtime
+    return DueBatches(
+        database=runtime.database, caller=runtime.caller, control=control, batch=batch, budget_s=budget_s
+    )
 
 
 def assert_sound(service: BindingService, *, compares_rows: bool = True) -> None:

@@ -11,7 +11,7 @@ from bindings import errors
 from bindings.domain.binding import EventKind, State
 from bindings.jobs import expiry_warnings
 from bindings.store import settle
-from tests.service.harness import A, B, C, D, in_threads
+from tests.service.harness import A, B, C, D, due_batches, in_threads
 
 if TYPE_CHECKING:
     from bindings.domain.binding import Binding
@@ -128,8 +128,7 @@ def test_concurrent_replicas_write_one_warning_per_binding(harness: ServiceHarne
     harness.clock.advance(101)
     replicas = [harness.service, harness.open(), harness.open()]
     jobs = [
-        lambda replica=replica: expiry_warnings.warn_due(replica.runtime.database, replica.runtime.caller, batch=3)
-        for replica in replicas
+        lambda replica=replica: expiry_warnings.warn_due(due_batches(replica, batch=3)) for replica in replicas
     ]
     assert in_threads(*jobs) == []
     assert [count_warnings(harness, binding) for binding in bindings] == [1] * 20
@@ -139,6 +138,6 @@ def test_job_that_runs_out_of_time_reports_it_and_the_next_run_continues(harness
     for number in range(3):
         harness.bind(f"91880671{number:02}", f"91880672{number:02}", expire_s=600, warn_s=500)
     harness.clock.advance(101)
-    first = expiry_warnings.warn_due(harness.database, harness.service.runtime.caller, batch=1, budget_s=-1)
+    first = expiry_warnings.warn_due(due_batches(harness.service, batch=1, budget_s=-1))
     assert (first.warned, first.finished) == (1, False)
     assert harness.service.warn_due() == expiry_warnings.ExpiryWarningsResult(warned=2, batches=1, finished=True)

@@ -15,7 +15,21 @@ from bindings.domain.binding import Certainty, EventKind, State
 from bindings.domain.phone import Phone
 from bindings.jobs import expire
 from bindings.validation import fields
-from tests.service.harness import APP, NOON, POOL, A, B, C, D, E, F, ServiceHarness, feed_has_caught_up, in_threads
+from tests.service.harness import (
+    APP,
+    NOON,
+    POOL,
+    A,
+    B,
+    C,
+    D,
+    E,
+    F,
+    ServiceHarness,
+    due_batches,
+    feed_has_caught_up,
+    in_threads,
+)
 
 if TYPE_CHECKING:
     from bindings.domain.binding import Binding, Trace
@@ -48,7 +62,7 @@ def test_I5_concurrent_sweeps_end_each_binding_exactly_once(harness: ServiceHarn
     counts: list[int] = []
 
     def sweep(service: Any) -> None:
-        counts.append(expire.expire_due(service.runtime.database, service.runtime.caller, batch=7).expired)
+        counts.append(expire.expire_due(due_batches(service, batch=7)).expired)
 
     assert in_threads(*(lambda s=service: sweep(s) for service in replicas * 2)) == []
     assert sum(counts) == 40
@@ -59,7 +73,7 @@ def test_sweep_without_time_left_reports_that_it_did_not_finish(harness: Service
     for number in range(4):
         harness.bind(f"9188071{number:03}", f"9188072{number:03}", expire_s=60)
     harness.clock.advance(100)
-    counts = expire.expire_due(harness.database, harness.service.runtime.caller, batch=2, budget_s=0)
+    counts = expire.expire_due(due_batches(harness.service, batch=2, budget_s=0))
     assert (counts.expired, counts.finished) == (2, False)
 
 

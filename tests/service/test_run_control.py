@@ -27,7 +27,7 @@ from bindings.jobs.runner import JobRunner
 from bindings.lifecycle.unbind import release
 from bindings.scheduler import STALLED_AFTER, Scheduler
 from bindings.store import account
-from tests.service.harness import APP, A, B, C, D, E, F, G, H, ServiceHarness, feed_has_caught_up
+from tests.service.harness import APP, A, B, C, D, E, F, G, H, ServiceHarness, due_batches, feed_has_caught_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,8 +143,7 @@ def test_expire_that_is_stopped_ends_after_its_batch(harness: ServiceHarness) ->
     harness.clock.advance(3_600)
     stopped = RunControl()
     stopped.stop()
-    runtime = harness.service.runtime
-    counts = expire.expire_due(runtime.database, runtime.caller, batch=1, control=stopped)
+    counts = expire.expire_due(due_batches(harness.service, batch=1, control=stopped))
     assert (counts.expired, counts.finished) == (1, False)
     assert harness.service.expire_due().expired == 2
 
