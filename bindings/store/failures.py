@@ -104,7 +104,14 @@ _STATES: dict[str, Failure] = {
     ),
     "55006": Failure("an object of the database is in use", SEE_LOG, may_pass=True),
     "55P03": Failure("a lock of the database was not free in time", SEE_LOG, may_pass=True),
-    "57": Failure("the database server cancelled the statement, or shuts down", SEE_LOG, may_pass=True),
+    "57": Failure("an operator of the database server intervened", SEE_LOG, may_pass=True),
+    "57P01": Failure(
+        "the database server shuts down, or an administrator ended the connection", SEE_LOG, may_pass=True
+    ),
+    "57P02": Failure("a process of the database server crashed: it ended all connections", SEE_LOG, may_pass=True),
+    "57P03": Failure("the database server starts or shuts down", SEE_LOG, may_pass=True),
+    "57P04": Failure("the database was dropped", SEE_LOG),
+    "57P05": Failure("the database server closed a connection that was not in use", SEE_LOG, may_pass=True),
     "57014": Failure("the database server cancelled the statement: it took too long", SEE_LOG, may_pass=True),
     "58030": Failure("the database server cannot read or write its files", SEE_LOG, may_pass=True),
     READ_ONLY: Failure(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import select as select_module
 import shutil
 import socket
 import sqlite3
@@ -54,9 +55,13 @@ MAY_PASS = [
     "55006",
     "55P03",
     "57014",
+    "57P01",
+    "57P02",
+    "57P03",
+    "57P05",
     "58030",
 ]
-WILL_NOT_PASS = ["2200H", "3F000", "42501", "XX001", "54000", "55000", "P0001", "0A001", "28000"]
+WILL_NOT_PASS = ["2200H", "3F000", "42501", "XX001", "54000", "55000", "P0001", "0A001", "28000", "57P04"]
 
 
 def write_event(tx: Transaction) -> None:
@@ -130,6 +135,23 @@ def test_refusal_of_a_pooler_is_repeated(refusal: str, cause: str, *, may_pass: 
     assert cause in failure.cause
     assert refusal in failure.cause
     assert failure.may_pass is may_pass
+
+
+@pytest.mark.postgres
+def test_connection_that_the_server_closed_while_it_was_idle_is_named_as_such(postgres_url: str) -> None:
+    with (
+        closing(Database(postgres_url, timeout_s=0.1)) as database,
+        pytest.raises(Busy, match="closed a connection that was not in use"),
+    ):
+        database.read(_wait_for_the_idle_timeout)
+
+
+def _wait_for_the_idle_timeout(connection: Connection) -> None:
+    connection.exec_driver_sql("SET idle_session_timeout = 1")
+    connection.commit()
+    raw: Any = connection.connection.driver_connection
+    select_module.select([raw.pgconn.socket], [], [], 60)  # readable when the server has closed it
+    connection.exec_driver_sql("SELECT 1")
 
 
 def counted(before_attempt: Callable[[int], None]) -> Callable[..., DeadlineConnection]:
