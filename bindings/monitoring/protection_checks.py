@@ -55,6 +55,13 @@ def of_rights(database: Database) -> Check:
     if not database.postgres:
         return Check(name=name, level=Level.OK, seen="SQLite has no roles: the mode of the file decides")
     rights = database.read(protection.role_rights)
+    if rights.filtered:
+        observed = (
+            f"row-level security may hide rows from {rights.role}, so that a conflict is not seen, and refuse new"
+            f" ones: {first_names(rights.filtered)}"
+        )
+        todo = "turn it off for each table (DISABLE ROW LEVEL SECURITY), or give the role BYPASSRLS"
+        return Check(name=name, level=Level.RED, seen=observed, todo=todo)
     if rights.owner:
         observed = f"this process uses {rights.role}, which may change the tables and disable the triggers"
         todo = "use a role with the rights of `bindings db grants` for the service, and this one to administer it"

@@ -78,6 +78,8 @@ _FUNCTIONS = text(
     " OR pg_function_is_visible(pg_proc.oid))"
     " AND proname = ANY (CAST(:names AS text[])) GROUP BY proname"
 )
+_REPLICATION_ROLE = text("SELECT current_setting('session_replication_role')")
+REPLICA = "replica"
 _PARTITIONS = text(
     "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
     " WHERE inhparent = CAST('events' AS regclass) ORDER BY relname"
@@ -100,6 +102,10 @@ _TABLE_RIGHTS = text(
     " OR pg_class.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = CAST('events' AS regclass)))"
     " AND has_table_privilege(pg_class.oid, privilege)"
 )
+_FILTERED = text(
+    "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND row_security_active(oid) AND relnamespace ="
+    " (SELECT relnamespace FROM pg_class WHERE oid = CAST('bindings' AS regclass)) ORDER BY relname"
+)
 _FUNCTION_RIGHT = text("SELECT coalesce(has_function_privilege(to_regproc(:function), 'EXECUTE'), false)")
 _SEQUENCE_RIGHT = text("SELECT has_sequence_privilege(:sequence, 'UPDATE')")
 
@@ -112,6 +118,7 @@ class RoleRights:
     owner: bool
     excess: tuple[str, ...]
     missing: tuple[str, ...]
+    filtered: tuple[str, ...]  # the tables of which row-level security may hide rows
 
 
 def trigger_faults(connection: Connection) -> list[str]:
@@ -163,6 +170,8 @@ def _faults_of_postgresql(connection: Connection) -> list[str]:
                 faults.append(f"{trigger} on {relation} is changed")
             elif not enabled:
                 faults.append(f"{trigger} on {relation} is disabled")
+    if connection.execute(_REPLICATION_ROLE).scalar() == REPLICA:
+        faults.append("none fires on the connections of this process: their session_replication_role is replica")
     functions = function_digests(connection)
     return faults + [
         f"the function {name} is {'changed' if name in functions else 'missing'}"
@@ -211,4 +220,5 @@ def role_rights(connection: Connection) -> RoleRights:
         owner=role.owner,
         excess=tuple(sorted(present - granted)),
         missing=tuple(sorted(granted - present)),
+        filtered=tuple(connection.execute(_FILTERED).scalars()),
     )

@@ -944,6 +944,8 @@ PROTECTION = (
     "more than it needs",
     " and {} more",
     "run the SQL of `bindings db grants` as the owner of the tables",
+    "row-level security may hide rows from {}, so that a conflict is not seen, and refuse new ones: {}",
+    "turn it off for each table (DISABLE ROW LEVEL SECURITY), or give the role BYPASSRLS",
 )
 PERSONAL_DATA = (
     "nothing is ever deleted: BINDINGS_RETENTION_DAYS is not set",

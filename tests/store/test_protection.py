@@ -40,6 +40,11 @@ RIGHTS_DIFFER = (
     " keys.created_by, INSERT of keys.expires_at, INSERT of keys.hash, INSERT of keys.id and 10 more; lacking:"
     " DELETE on sessions"
 )
+HIDDEN = (
+    "row-level security may hide rows from {}, so that a conflict is not seen, and refuse new ones:"
+    " bindings, holds"
+)
+BYPASS = "turn it off for each table (DISABLE ROW LEVEL SECURITY), or give the role BYPASSRLS"
 MAINTENANCE = "those of bindings and exports let changes pass until "
 MAINTENANCE_ENDS = "set account.maintenance_until to NULL when the work is done"
 
@@ -152,6 +157,36 @@ def test_missing_function_and_a_second_one_of_its_name_are_red(
     finally:
         database.close()
         postgres_server.drop(url)
+
+
+@pytest.mark.postgres
+def test_role_whose_connections_fire_no_trigger_is_red(postgres_server: Server, postgres_template: str) -> None:
+    url = postgres_server.create(template=postgres_template)
+    with psycopg.connect(url, autocommit=True) as owner:
+        replica = sql.SQL("ALTER DATABASE {} SET session_replication_role = replica")
+        owner.execute(replica.format(sql.Identifier(name_of(url))))
+    with closing(Database(url)) as database:
+        none_fires = "none fires on the connections of this process: their session_replication_role is replica"
+        assert _seen(of_triggers(database)) == (Level.RED, NOT_IN_ORDER + none_fires, CAUSE)
+    postgres_server.drop(url)
+
+
+@pytest.mark.postgres
+def test_row_level_security_that_hides_rows_is_red_until_the_role_bypasses_it(
+    postgres_server: Server, postgres_template: str
+) -> None:
+    owner_url = postgres_server.create(template=postgres_template)
+    with restricted(owner_url) as url, psycopg.connect(owner_url, autocommit=True) as owner:
+        for table in ("bindings", "holds"):
+            owner.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY".encode())
+        with closing(Database(url)) as database:
+            role = of_rights(database).seen.partition(" from ")[2].partition(", so that")[0]
+            assert _seen(of_rights(database)) == (Level.RED, HIDDEN.format(role), BYPASS)
+            owner.execute(sql.SQL("ALTER ROLE {} BYPASSRLS").format(sql.Identifier(role)))
+            assert of_rights(database).level is Level.OK
+        with closing(Database(owner_url)) as database:
+            assert of_rights(database).level is Level.WARN, "it does not apply to the owner of the tables"
+    postgres_server.drop(owner_url)
 
 
 @pytest.mark.postgres
