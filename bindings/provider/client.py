@@ -122,7 +122,7 @@ class ProviderClient:
         rows of the page.
         """
         body = wire.page_body(wire.PageRequest(app_id=app_id, current=current, size=size))
-        outcome_of = partial(_query_outcome, read=partial(wire.read_rows, zone=self._zone))
+        outcome_of = partial(_query_outcome, read=partial(wire.read_rows, zone=self._zone, current=current))
         return self._call("page", self.circuits.page, wire.PAGE_PATH, body, outcome_of, rows=size)
 
     def pools(self, *, current: int, size: int) -> PoolsOutcome:

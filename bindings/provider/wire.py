@@ -272,13 +272,19 @@ def read_bound(data: Any) -> Bound:
     )
 
 
-def read_rows(data: Any, *, zone: tzinfo) -> ProviderPage:
-    """Parse the data of a page query, row by row: a row that does not parse is one of the page's odd rows.
+def read_rows(data: Any, *, zone: tzinfo, current: int = 1) -> ProviderPage:
+    """Parse the data of page `current`, row by row: a row that does not parse is one of the page's odd rows.
 
-    Raises `Malformed` if there is no list of rows.
+    A page past the end may have no data or no list of rows, and so may the first page of a list whose total is 0:
+    they are empty. Raises `Malformed` if there is no list of rows otherwise.
     """
+    is_later_page = current > 1
+    if data is None and is_later_page:
+        return ProviderPage(total=0, rows=())
     fields = _fields(data, DATA)
     records = fields.get(RECORDS)
+    if records is None and (is_later_page or _total(fields) == 0):
+        records = []
     if not isinstance(records, list):
         raise Malformed(f"{RECORDS} is not a list")
     rows, odd_rows = [], []
@@ -367,21 +373,25 @@ def _inner(fields: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _text(fields: dict[str, Any], name: str) -> str:
-    """Return a short printable text, or an integer as text: the provider declares one and sends the other."""
+    """Return a short printable text without spaces around it: a column of fixed length is padded with them.
+
+    An integer is returned as text: the provider declares one and sends the other.
+    """
     value = fields.get(name)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
         raise Malformed(f"{name} is missing or not a text")
     # This also excludes NUL and lone surrogates, which databases reject.
-    if len(value) > _MAX_TEXT_LENGTH or not value.isprintable() or "\N{REPLACEMENT CHARACTER}" in value:
+    text = value.strip(" ")
+    if len(text) > _MAX_TEXT_LENGTH or not text.isprintable() or "\N{REPLACEMENT CHARACTER}" in text:
         raise Malformed(f"{name} is not a short printable text")
-    return value
+    return text
 
 
 def _bind_id(fields: dict[str, Any], name: str) -> str:
-    """Return the id of a binding, without spaces around it; 0 and negative numbers are none."""
-    bind_id = _text(fields, name).strip()
+    """Return the id of a binding; 0 and negative numbers are none."""
+    bind_id = _text(fields, name)
     if bind_id.startswith("-") or not bind_id.strip("0"):
         raise Malformed(f"{name} cannot be the id of a binding")
     return bind_id

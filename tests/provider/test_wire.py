@@ -258,10 +258,28 @@ def test_total_that_is_no_count_loses_no_row(total: object) -> None:
     assert (read.total, len(read.rows)) == (None, 1)
 
 
-@pytest.mark.parametrize("data", [None, [], page(records=None), page(records={})])
+def test_values_are_read_without_the_spaces_that_pad_a_column_of_fixed_length() -> None:
+    padded = {field: f" {value}  " for field, value in ROW.items()}
+    assert wire.read_rows(page(padded), zone=CHINA) == wire.read_rows(page(ROW), zone=CHINA)
+    assert wire.read_rows(page(ROW, total="1 "), zone=CHINA).total == 1
+    assert wire.read_bound(padded) == wire.read_bound(ROW)
+    assert wire.read_envelope(b'{"status":"-35 "}').status == "-35"
+
+
+@pytest.mark.parametrize("data", [None, [], {"total": 1}, page(ROW, records=None), page(records={})])
 def test_data_that_is_not_a_page_is_malformed(data: object) -> None:
     with pytest.raises(wire.Malformed):
         wire.read_rows(data, zone=CHINA)
+
+
+@pytest.mark.parametrize("data", [None, {"total": 101}, {"total": 101, "records": None}])
+def test_page_past_the_end_is_empty_also_without_a_list_of_rows(data: object) -> None:
+    assert wire.read_rows(data, zone=CHINA, current=2).rows == ()
+
+
+@pytest.mark.parametrize("data", [{"total": 0}, {"total": "0", "records": None}])
+def test_list_of_no_rows_is_empty_also_without_a_list_of_rows(data: object) -> None:
+    assert wire.read_rows(data, zone=CHINA).rows == ()
 
 
 def test_error_texts_repeat_no_value() -> None:
