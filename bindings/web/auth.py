@@ -236,8 +236,6 @@ class Authenticator:
         self._rate_limit = rate_limit
         self._cache: dict[str, tuple[float, Principal]] = {}
         self._use_recorded_at: dict[str, float] = {}
-        self._key_exists = False
-        self._key_exists_checked_at = float("-inf")
         self._buckets: dict[str, TokenBucket] = {}
 
     async def authenticate(self, connection: Connection) -> Principal:
@@ -264,7 +262,7 @@ class Authenticator:
         if token is None:
             return await self._authenticate_local(connection)
         if self._first_sign_in is not None and self._first_sign_in.has_opened(token):
-            return await self._authenticate_first_session(connection)
+            return await self._authenticate_without_keys(connection)
         try:
             key = await self._session_lookup.find(token, client_address(connection))
         except problems.RateLimited:
@@ -346,22 +344,15 @@ class Authenticator:
             raise problems.Unauthenticated("the key is not valid any more; nothing was done")
 
     async def _authenticate_local(self, connection: Connection) -> Principal:
-        if not self._local_admin or await self._any_key_exists():
+        if not self._local_admin:
             raise problems.Unauthenticated
-        _require_direct(connection)
-        return LOCAL
+        return await self._authenticate_without_keys(connection)
 
-    async def _authenticate_first_session(self, connection: Connection) -> Principal:
+    async def _authenticate_without_keys(self, connection: Connection) -> Principal:
         if await self._executors.run_read(self._keys.any_exist):  # not cached: the first key ends it immediately
             raise problems.Unauthenticated
         _require_direct(connection)
         return LOCAL
-
-    async def _any_key_exists(self) -> bool:
-        if not self._key_exists and time.monotonic() > self._key_exists_checked_at + CACHE_S:
-            self._key_exists = await self._executors.run_read(self._keys.any_exist)
-            self._key_exists_checked_at = time.monotonic()
-        return self._key_exists
 
     async def _find_principal(self, key: str, connection: Connection) -> Principal | None:
         """Return the principal of a valid key, or None; from the cache if the key was read within `CACHE_S`."""

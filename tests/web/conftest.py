@@ -41,7 +41,6 @@ class Running:
     def key(self, role: str, name: str | None = None, **options: Any) -> dict[str, str]:
         """Create a key and return the headers of a request with it."""
         created = self.service.api_keys.create(name=name or role, role=role, **options)
-        self.app_state.authenticator._key_exists_checked_at = float("-inf")
         return {"Authorization": f"Bearer {created.key}"}
 
     def get(self, path: str, headers: dict[str, str] | None = None, **options: Any) -> requests.Response:
