@@ -171,15 +171,19 @@ class PhoneInUse(BindingsError):
     def __str__(self) -> str:
         if self.args[0] != _first_line(type(self)):
             return super().__str__()
-        until = self.holder.held_until.astimezone(UTC).isoformat(sep=" ", timespec="seconds")
-        return f"{super().__str__()}: {self._describe_holder()}, until {until.replace('+00:00', 'Z')}"
+        return f"A phone is held {self._describe_holder()}; nothing was sent and no binding was created"
 
     def _describe_holder(self) -> str:
-        if self.holder.id is None:
-            is_hidden = self.holder.why == "binding"
-            return "by another application" if is_hidden else f"by none of our bindings ({self.holder.why})"
-        reference = f"reference {self.holder.reference}" if self.holder.reference else "no reference"
-        return f"by binding {self.holder.id} ({reference}, {self.holder.mode}, {self.holder.state})"
+        holder = self.holder
+        if holder.id is not None:
+            reference = f"reference {holder.reference}" if holder.reference else "no reference"
+            lives_on = ", which has ended here and lives at the provider," if holder.why == "orphan" else ""
+            held_by = f"by binding {holder.id} ({reference}, {holder.mode}, {holder.state}){lives_on}"
+        elif holder.why == "binding":
+            held_by = "by another application"
+        else:
+            held_by = f"at the provider for something that is not recorded here ({holder.why})"
+        return f"{held_by} until {holder.held_until.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
 
     def problem(self) -> dict[str, Any]:
         """Return the problem object with the `holder`."""
@@ -218,6 +222,13 @@ class PhoneInUseAtProvider(PhoneInUse):
     ) -> None:
         super().__init__(message, holder=holder, binding_id=binding_id)
         self.status = status
+
+    def __str__(self) -> str:
+        if self.binding_id is None or self.args[0] != _first_line(type(self)):
+            return super().__str__()
+        is_explained = self.holder.why != "refused"
+        cause = f"it is held {self._describe_holder()}" if is_explained else "none of our bindings explains it"
+        return f"The provider reports that a phone is in use, and {cause}; no binding was created"
 
     def problem(self) -> dict[str, Any]:
         """Return the problem object with the `holder`, and the provider's status if the provider was called."""

@@ -11,7 +11,6 @@ import json
 import re
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -20,9 +19,6 @@ from bindings.cli import output
 from bindings.domain import serialization
 from bindings.domain.phone import mask
 from bindings.errors import BindingsError, FieldError, InvalidRequest
-
-if TYPE_CHECKING:
-    from bindings.domain.binding import Holder
 
 LONG_NUMBER = re.compile(r"[0-9]{5,}")
 
@@ -118,21 +114,6 @@ def _unexpected_error(error: Exception) -> str:
 
 def _summary(error: BindingsError) -> str:
     match error:
-        case errors.PhoneInUseAtProvider(binding_id=str(failed_id)):
-            return (
-                "the provider reports that a phone is in use, and no active binding of this database explains it;"
-                f" binding {failed_id} failed"
-            )
-        case errors.PhoneInUseAtProvider(holder=holder):
-            return (
-                f"the provider holds a phone for something that is not in this database ({holder.why})"
-                f" until {output.format_instant(holder.held_until)}; nothing was sent and no binding was created"
-            )
-        case errors.PhoneInUse(holder=holder):
-            return (
-                f"a phone is held by binding {holder.id} ({_describe_holder(holder)}) until"
-                f" {output.format_instant(holder.held_until)}; nothing was sent and no binding was created"
-            )
         case errors.ProviderRefused(status=str(status)):
             return f"{error} (status {_explain_status(status, error.reason)})"
         case errors.OutcomeUnknown(binding=binding):
@@ -142,11 +123,6 @@ def _summary(error: BindingsError) -> str:
             return f"{happened}; binding {binding.id} is {binding.state}{held}"
         case _:
             return str(error).rstrip(".")
-
-
-def _describe_holder(holder: Holder) -> str:
-    reference = f"reference {holder.reference}" if holder.reference else "no reference"
-    return f"{reference}, {holder.mode}, {holder.state}"
 
 
 def _explain_status(status: str, provider_text: str | None) -> str:
