@@ -88,7 +88,8 @@ def details(record: Any, *, revealed: bool = False) -> None:
     width = max(map(len, values))
     for name, value in values.items():
         if value is not None:
-            click.echo(f"{name.ljust(width)}{GAP}{escape_unprintable(value)}")
+            text = " ".join(map(str, value)) if isinstance(value, list) else value
+            click.echo(f"{name.ljust(width)}{GAP}{escape_unprintable(text)}")
 
 
 def bindings(

@@ -203,12 +203,10 @@ def _check_redeliver_options(delivery_id: str | None, *, dead: bool, webhook: st
 
 
 def _show_secret(created: WebhookWithSecret, *, as_json: bool) -> None:
-    if as_json:
-        output.emit(serialization.fields(created.webhook) | {"secret": created.secret})
-        return
-    output.details(created.webhook)
-    click.echo(f"secret        {created.secret}")
-    output.message("The receiver checks signatures with this secret. It is not shown again.")
+    show = output.emit if as_json else output.details
+    show(serialization.fields(created.webhook) | {"secret": created.secret})
+    if not as_json:
+        output.message("The receiver checks signatures with this secret. It is not shown again.")
 
 
 def _show(webhook: Webhook, *, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,14 @@ def test_webhook_secret_is_printed_when_added_and_not_when_listed(shell: Shell) 
     rotated = shell.run("webhooks", "rotate", webhook["id"])
     assert "whsec_" in rotated.out
     assert webhook["secret"] not in rotated.out
+
+
+def test_added_webhook_is_printed_without_json_as_aligned_lines(shell: Shell) -> None:
+    result = shell.run("webhooks", "add", "--url", "https://example.com/a", "--kind", "expired", "--kind", "unbound")
+    lines = dict(re.split(" {2,}", line, maxsplit=1) for line in result.out.splitlines())
+    assert (lines["kinds"], lines["secret"].startswith("whsec_")) == ("expired unbound", True)
+    columns = [re.search(r" {2,}", line) for line in result.out.splitlines()]
+    assert len({column.end() for column in columns if column}) == 1
 
 
 def test_wrong_options_are_named(shell: Shell) -> None:
