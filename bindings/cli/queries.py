@@ -343,7 +343,7 @@ def _show(
         output.message(empty)
     _point_to_next_page(next_cursor)
     if phone_holds is not None:
-        _show_holds(phone_holds, empty="No hold of this number is recorded.")
+        _show_holds(phone_holds, empty="No hold of this number outside of an active binding is recorded.")
 
 
 def _point_to_next_page(next_cursor: str | None) -> None:
@@ -401,8 +401,9 @@ def _show_trace(result: Trace, *, revealed: bool, with_party: bool) -> None:
         offsets = {"MISSED BY": [_format_offset(miss) for miss in result.near_misses]}
         output.bindings([miss.binding for miss in result.near_misses], revealed=revealed, extra=offsets)
         output.replacements([miss.binding for miss in result.near_misses])
-    searched = "the party or a binding" if with_party else "a binding"
-    _show_holds(result.holds, empty=f"No hold of {searched} with this number is recorded around that time.")
+    searched = "this party or number" if with_party else "this number"
+    empty = f"No hold of {searched} outside of an active binding is recorded around that time."
+    _show_holds(result.holds, empty=empty)
 
 
 def _format_offset(miss: NearMiss) -> str:
