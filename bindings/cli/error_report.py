@@ -115,7 +115,8 @@ def _unexpected_error(error: Exception) -> str:
 def _summary(error: BindingsError) -> str:
     match error:
         case errors.ProviderRefused(status=str(status)):
-            return f"{error} (status {_explain_status(status, error.reason)})"
+            happened, stop, advice = str(error).partition(". ")
+            return f"{happened} (status {_explain_status(status, error.reason)}){stop}{advice}"
         case errors.OutcomeUnknown(binding=binding):
             until = output.format_instant(binding.held_until)
             held = "" if binding.state.terminal else f", its phones are held until {until}"

@@ -177,6 +177,14 @@ def test_provider_response_determines_the_exit_code(
     assert plain.code == 0
 
 
+def test_status_of_a_refusal_stands_in_the_sentence_that_says_it(shell: Shell, simulator: Simulator) -> None:
+    simulator.script("refuse:-16", times=1)
+    result = shell.run(
+        *("bind", "--phone-a", A, "--phone-b", B, "--pool-number", "918806", "--expire-s", "60", "--mode", "AXB")
+    )
+    assert "the phones are free (status -16, timestamp expired). Keep this host's clock on NTP." in result.err
+
+
 def test_bind_with_unknown_outcome_prints_the_binding_and_warns_against_binding_again(
     shell: Shell, simulator: Simulator
 ) -> None:

@@ -148,7 +148,8 @@ def test_list_lookup_and_trace_show_the_holds_of_a_phone(shell: Shell, simulator
         ["trace", MIDDLE, "--at", seconds_from_now(60), "--party", C],
     )
     for command in commands:
-        assert re.search("No hold of .* outside of an active binding is recorded", shell.run(*command).err), command
+        message = shell.run(*command).err
+        assert re.search("No hold of .* outside of an active binding is recorded", message), command
     assert shell.run("reconcile", "--json").json["orphans"] == 1
     for command in commands:
         (hold,) = shell.run(*command, "--json").json["holds"]

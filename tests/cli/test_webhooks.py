@@ -53,7 +53,8 @@ def test_webhook_secret_is_printed_when_added_and_not_when_listed(shell: Shell) 
 
 
 def test_added_webhook_is_printed_without_json_as_aligned_lines(shell: Shell) -> None:
-    result = shell.run("webhooks", "add", "--url", "https://example.com/a", "--kind", "expired", "--kind", "unbound")
+    kinds = ["--kind", "expired", "--kind", "unbound"]
+    result = shell.run("webhooks", "add", "--url", "https://example.com/a", *kinds)
     lines = dict(re.split(" {2,}", line, maxsplit=1) for line in result.out.splitlines())
     assert (lines["kinds"], lines["secret"].startswith("whsec_")) == ("expired unbound", True)
     columns = [re.search(r" {2,}", line) for line in result.out.splitlines()]

@@ -278,8 +278,9 @@ def test_text_of_a_held_phone_says_no_more_than_its_holder() -> None:
 
 def test_text_of_a_phone_that_the_provider_refused_says_what_explains_it() -> None:
     error = errors.error_for(failed(Reason.IN_USE))
-    text = "The provider reports that a phone is in use, and none of our bindings explains it; no binding was created"
-    assert str(error) == text
+    assert str(error) == (
+        "The provider reports that a phone is in use, and none of our bindings explains it; no binding was created"
+    )
     error = errors.error_for(failed(Reason.IN_USE), holder=HOLDER)
     assert f"and it is held by binding {ID} (reference order-42, AXB, active) until" in str(error)
     assert "nothing was sent" not in str(error)
