@@ -2,7 +2,7 @@
 
 The classification of responses (docs/reference/provider-api.md#5-how-an-answer-is-classified) belongs here. The
 provider's clock is in `clock`, sockets are in `http_transport`, field names in `wire`, status codes in `statuses`.
- Invariant: no phone, key or secret appears in a log line, a reason or an exception.
+Invariant: no phone, key or secret appears in a log line, a reason or an exception.
 
 Which responses are believed:
 

@@ -28,7 +28,7 @@ def list_differences(service: BindingService, simulator: Simulator, at: datetime
         *_missing_entries(bindings, live, at),
         *(
             f"the provider had {overlap.earlier.bind_id} and {overlap.later.bind_id} at the same time"
-            for overlap in simulator.ledger.overlaps(simulator.conditions.policy)
+            for overlap in simulator.ledger.overlaps(simulator.behaviour.policy)
         ),
     ]
 

@@ -894,7 +894,7 @@ class System:
     def reconcile_undisturbed(self) -> None:
         """Reconcile, and check that what had ended here a minute ago and lives at the provider is held."""
         self.stop_faults()
-        began_at, shuffled = self.clock.at, self.simulator.conditions.shuffle_pages
+        began_at, shuffled = self.clock.at, self.simulator.behaviour.shuffle_pages
         self.simulator.change(shuffle_pages=False)  # a list whose order changes between its pages may omit a row
         is_trusted = self.service.reconcile().trusted
         self.simulator.change(shuffle_pages=shuffled)
@@ -909,7 +909,7 @@ class System:
             entry = self.entry_of(row)
             if entry is None or not entry.live(self.clock.unix()) or pair_of(row) in unsettled:
                 continue
-            if entry.accepted_at > began_at.timestamp() - self.simulator.conditions.list_lag_s:
+            if entry.accepted_at > began_at.timestamp() - self.simulator.behaviour.list_lag_s:
                 continue  # the list does not show yet that it was taken back
             unbound_at = row.ended_at if row.state is State.UNBOUND else row.held_until
             if row.state in (State.UNBOUND, State.EXPIRED) and unbound_at and unbound_at <= a_minute_before:

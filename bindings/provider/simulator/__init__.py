@@ -4,7 +4,7 @@ Part of the product: `bindings simulator` and `make demo` run it, and the accept
 imports neither the store, the service nor the client, so that it is an independent check of every binding: its
 ledger is what the provider really did.
 
-`ledger` keeps the accepted bindings, `rules` decides, `conditions` has the changeable behaviour, `faults` the
+`ledger` keeps the accepted bindings, `rules` decides, `behaviour` what tests change while it runs, `faults` the
 fault injection, `replies` and `server` the HTTP, `journal` the recorded requests, `control` the /_simulator calls.
 """
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 from bindings.domain.conflict import Policy
 from bindings.fork_safety import ProcessMark
 from bindings.provider import wire
-from bindings.provider.simulator.conditions import Behaviour
+from bindings.provider.simulator.behaviour import Behaviour
 from bindings.provider.simulator.control import SimulatorState, foreign_request
 from bindings.provider.simulator.faults import Call, Fault, FaultKind, FaultScript, fault, parse_fault
 from bindings.provider.simulator.journal import Counts, RecordedRequest, RequestLog
@@ -88,7 +88,7 @@ class Simulator:
             app_ids=None if app_ids is None else frozenset(app_ids),
             zone=zone,
         )
-        conditions = Behaviour(
+        behaviour = Behaviour(
             policy=Policy(policy),
             timestamp_tolerance_s=timestamp_tolerance_s,
             release_lag_s=release_lag_s,
@@ -96,7 +96,7 @@ class Simulator:
             pool_size=pool_size,
             max_concurrency=max_concurrency,
         )
-        rules = Rules(account=account, conditions=conditions, ledger=Ledger(first_bind_id), clock=clock, seed=seed)
+        rules = Rules(account=account, behaviour=behaviour, ledger=Ledger(first_bind_id), clock=clock, seed=seed)
         self._state = SimulatorState(rules=rules, faults=FaultScript(seed=seed), journal=RequestLog())
         self._host = host
         self._path_prefix = path_prefix
@@ -160,9 +160,9 @@ class Simulator:
         return self._own_state.journal.counts(self._own_state.faults.fired())
 
     @property
-    def conditions(self) -> Behaviour:
+    def behaviour(self) -> Behaviour:
         """Return the current behaviour of the provider."""
-        return self._own_state.rules.conditions
+        return self._own_state.rules.behaviour
 
     def now(self) -> float:
         """Return the simulator's clock with its offset, in Unix seconds."""

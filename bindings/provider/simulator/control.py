@@ -88,7 +88,7 @@ def _counts(request: _ControlRequest) -> Any:
 
 
 def _overlaps(request: _ControlRequest) -> Any:
-    policy = request.query.get("policy", request.state.rules.conditions.policy)
+    policy = request.query.get("policy", request.state.rules.behaviour.policy)
     return {"data": [asdict(pair) for pair in request.state.rules.ledger.overlaps(policy)]}
 
 
@@ -107,11 +107,11 @@ def _clear(request: _ControlRequest) -> Any:
     return {}
 
 
-def _conditions(request: _ControlRequest) -> Any:
-    return asdict(request.state.rules.conditions)
+def _show_behaviour(request: _ControlRequest) -> Any:
+    return asdict(request.state.rules.behaviour)
 
 
-def _change(request: _ControlRequest) -> Any:
+def _change_behaviour(request: _ControlRequest) -> Any:
     return asdict(request.state.rules.change(request.fields))
 
 
@@ -167,8 +167,8 @@ _ROUTES: dict[tuple[str, str], Callable[[_ControlRequest], Any]] = {
     ("GET", "faults"): _list_faults,
     ("POST", "faults"): _script,
     ("DELETE", "faults"): _clear,
-    ("GET", "settings"): _conditions,
-    ("POST", "settings"): _change,
+    ("GET", "settings"): _show_behaviour,
+    ("POST", "settings"): _change_behaviour,
     ("POST", "foreign"): _add_foreign_binding,
     ("POST", "restored"): _restore_binding,
 }

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import tzinfo
 
-    from bindings.provider.simulator.conditions import Behaviour
+    from bindings.provider.simulator.behaviour import Behaviour
     from bindings.provider.simulator.ledger import Entry, Ledger
 
 MAX_EXPIRE_S = 259_200
@@ -76,10 +76,10 @@ class Rules:
     """The provider without its HTTP. Thread-safe. `clock` returns Unix seconds."""
 
     def __init__(
-        self, *, account: Account, conditions: Behaviour, ledger: Ledger, clock: Callable[[], float], seed: int
+        self, *, account: Account, behaviour: Behaviour, ledger: Ledger, clock: Callable[[], float], seed: int
     ) -> None:
         self.ledger = ledger
-        self.conditions = conditions
+        self.behaviour = behaviour
         self._account = account
         self._clock = clock
         self._random = random.Random(seed)  # noqa: S311 -- repeatable on purpose
@@ -89,13 +89,13 @@ class Rules:
 
     def now(self) -> float:
         """Return the provider's clock, in Unix seconds."""
-        return self._clock() + self.conditions.clock_offset_s
+        return self._clock() + self.behaviour.clock_offset_s
 
     def change(self, changes: Mapping[str, Any]) -> Behaviour:
         """Change the behaviour, also during calls. Raises ValueError, and then changes nothing."""
         with self.ledger.lock:
-            self.conditions = self.conditions.changed(changes)
-            return self.conditions
+            self.behaviour = self.behaviour.with_changes(changes)
+            return self.behaviour
 
     def answer(self, call: Call, headers: Mapping[str, str], body: bytes) -> Answer:
         """Decide a call, carry it out and return the answer; the names in `headers` are in lower case.
@@ -156,7 +156,7 @@ class Rules:
 
     def _advance(self) -> float:
         now = self.now()
-        self.ledger.advance(now, lag_s=self.conditions.release_lag_s)
+        self.ledger.advance(now, lag_s=self.behaviour.release_lag_s)
         return now
 
     # The checks, in the provider's order.
@@ -178,10 +178,10 @@ class Rules:
         stamp = headers.get(_TIMESTAMP, "")
         if headers.get(_KEY) != self._account.api_key or not self._signed(headers, stamp):
             raise _Refused(statuses.ACCOUNT)
-        if abs(now - int(stamp)) > self.conditions.timestamp_tolerance_s:
+        if abs(now - int(stamp)) > self.behaviour.timestamp_tolerance_s:
             raise _Refused(statuses.CLOCK)
-        if self.conditions.account_status is not None:
-            raise _Refused(self.conditions.account_status)
+        if self.behaviour.account_status is not None:
+            raise _Refused(self.behaviour.account_status)
 
     def _signed(self, headers: Mapping[str, str], stamp: str) -> bool:
         if not (stamp.isascii() and stamp.isdigit() and len(stamp) <= 12):  # noqa: PLR2004 -- no instant is longer
@@ -219,18 +219,18 @@ class Rules:
 
     def _in_use(self, phone: str) -> bool:
         """Return whether -35 applies to this phone: an AXB holds it, or under `strict` any binding."""
-        strict = self.conditions.policy is Policy.STRICT
+        strict = self.behaviour.policy is Policy.STRICT
         return any(strict or entry.mode is Mode.AXB for entry in self.ledger.holders(phone))
 
     def _accept(self, request: BindRequest, now: float, *, foreign: bool) -> Entry | None:
         phones = request.phone_a.digits, request.phone_b.digits
         self._pools[request.pool_number] = None
         picked = self.ledger.pick(
-            middle_numbers(request.pool_number, self.conditions.pool_size),
+            middle_numbers(request.pool_number, self.behaviour.pool_size),
             mode=request.mode,
             phone_a=phones[0],
             phone_b=phones[1],
-            max_concurrency=self.conditions.max_concurrency,
+            max_concurrency=self.behaviour.max_concurrency,
         )
         if picked is None:
             return None
@@ -254,11 +254,11 @@ class Rules:
 
     def _page(self, request: wire.PageRequest, now: float) -> dict[str, Any]:
         rows = self._listed(request.app_id, now)
-        size = min(request.size, self.conditions.max_page_rows or request.size)
+        size = min(request.size, self.behaviour.max_page_rows or request.size)
         first = (request.current - 1) * size
         data = wire.page_data(
             [self._row(entry) for entry in rows[first : first + size]],
-            total=max(0, len(rows) + self.conditions.total_offset),
+            total=max(0, len(rows) + self.behaviour.total_offset),
             current=request.current,
             size=size,
         )
@@ -268,25 +268,25 @@ class Rules:
         return wire.listed_row(
             _provider_binding(entry),
             zone=self._account.zone,
-            form=self.conditions.end_form,
+            form=self.behaviour.end_form,
             replaced=self._replaced.get(entry.bind_id),
         )
 
     def _listed(self, app_id: str | None, now: float) -> list[Entry]:
-        entries = self._entries_at(now - self.conditions.list_lag_s)
+        entries = self._entries_at(now - self.behaviour.list_lag_s)
         rows = [entry for entry in entries if entry.bind_id not in self._hidden]
-        if app_id is not None and not self.conditions.list_all_apps:
+        if app_id is not None and not self.behaviour.list_all_apps:
             rows = [entry for entry in rows if entry.app_id == app_id]
-        if self.conditions.shuffle_pages:
+        if self.behaviour.shuffle_pages:
             self._random.shuffle(rows)
         return rows
 
     def _entries_at(self, at: float) -> list[Entry]:
         """Return the entries that the list had at that instant."""
-        if self.conditions.list_expired:
+        if self.behaviour.list_expired:
             entries = [entry for entry in self.ledger.entries() if entry.accepted_at <= at]
             return [entry for entry in entries if entry.unbound_at is None or entry.unbound_at > at]
-        if self.conditions.list_lag_s == 0:
+        if self.behaviour.list_lag_s == 0:
             return [entry for entry in self.ledger.held() if entry.ended_at > at]
         return list(self.ledger.live(at))
 
@@ -296,8 +296,8 @@ class Rules:
         pools = [
             wire.Pool(
                 pool_number=name,
-                max_concurrency=self.conditions.max_concurrency,
-                numbers=middle_numbers(name, self.conditions.pool_size),
+                max_concurrency=self.behaviour.max_concurrency,
+                numbers=middle_numbers(name, self.behaviour.pool_size),
             )
             for name in names
         ]

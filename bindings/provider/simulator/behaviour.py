@@ -81,12 +81,12 @@ class Behaviour:
         if self.account_status is not None and self.account_status not in ACCOUNT_STATUSES:
             raise ValueError("account_status must be one of " + ", ".join(sorted(ACCOUNT_STATUSES)))
 
-    def changed(self, changes: Mapping[str, Any]) -> Behaviour:
+    def with_changes(self, changes: Mapping[str, Any]) -> Behaviour:
         """Return a copy with these fields changed. Raises ValueError for an unknown field or a wrong value."""
         names = [field.name for field in fields(self)]
         unknown = sorted(set(changes) - set(names))
         if unknown:
-            raise ValueError(f"no such setting: {', '.join(unknown)}; the settings are {', '.join(names)}")
+            raise ValueError(f"the behaviour has no {', '.join(unknown)}; it has {', '.join(names)}")
         values = dict(changes)
         if "policy" in values:
             values["policy"] = Policy(values["policy"])
