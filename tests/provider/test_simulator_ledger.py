@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,8 @@ import pytest
 from bindings.domain.binding import Mode
 from bindings.domain.conflict import Policy
 from bindings.provider import wire
-from bindings.provider.simulator import Entry, Ledger, Simulator, find_overlaps
+from bindings.provider.simulator import Behaviour, Entry, Ledger, Simulator, find_overlaps
+from bindings.provider.simulator.behaviour import BehaviourChanges
 from tests.provider.simulator_calls import (
     APP_ID,
     A,
@@ -210,11 +212,15 @@ def test_control_plane_adds_lists_and_clears_faults(simulator: Simulator) -> Non
     assert bind(simulator, A, B).status == "0"
 
 
-def test_control_plane_changes_the_settings(clock: Clock, simulator: Simulator) -> None:
+def test_changes_name_each_field_of_the_behaviour() -> None:
+    assert list(BehaviourChanges.__annotations__) == [field.name for field in fields(Behaviour)]
+
+
+def test_control_plane_changes_the_behaviour(clock: Clock, simulator: Simulator) -> None:
     changes = {"account_status": "-30", "clock_offset_s": 3_600, "policy": "strict"}
-    settings = control(simulator, "POST", "settings", changes).json
-    assert settings == control(simulator, "GET", "settings").json
-    assert settings["policy"] == "strict"
+    behaviour = control(simulator, "POST", "settings", changes).json
+    assert behaviour == control(simulator, "GET", "settings").json
+    assert behaviour["policy"] == "strict"
     assert bind(simulator, A, B).status == "-30"
     assert simulator.now() == clock.now + 3_600
     assert send(simulator, wire.BIND_PATH, bind_body(A, B), headers=signed(clock.now)).status == "-16"

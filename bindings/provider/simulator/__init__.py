@@ -13,12 +13,12 @@ from __future__ import annotations
 import time
 import warnings
 from datetime import timedelta, timezone
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from bindings.domain.conflict import Policy
 from bindings.fork_safety import ProcessMark
 from bindings.provider import wire
-from bindings.provider.simulator.behaviour import Behaviour
+from bindings.provider.simulator.behaviour import Behaviour, BehaviourChanges
 from bindings.provider.simulator.control import SimulatorState, foreign_request
 from bindings.provider.simulator.faults import Call, Fault, FaultKind, FaultScript, fault, parse_fault
 from bindings.provider.simulator.journal import Counts, RecordedRequest, RequestLog
@@ -168,7 +168,7 @@ class Simulator:
         """Return the simulator's clock with its offset, in Unix seconds."""
         return self._own_state.rules.now()
 
-    def change(self, **changes: Any) -> Behaviour:
+    def change(self, **changes: Unpack[BehaviourChanges]) -> Behaviour:
         """Change fields of `Behaviour`, also during calls. Raises ValueError, and then changes nothing."""
         return self._own_state.rules.change(changes)
 
@@ -248,11 +248,11 @@ class Simulator:
         return entry
 
     def plant(self, **fields: Any) -> Entry:
-        """Call `add_foreign_binding`. Deprecated: the old name, kept for one release."""
+        """Call `add_foreign_binding`. Deprecated: the old name, kept for one version."""
         warnings.warn("Simulator.plant is now add_foreign_binding", DeprecationWarning, stacklevel=2)
         return self.add_foreign_binding(**fields)
 
     def vanish(self, bind_id: int | str) -> Entry:
-        """Call `remove_binding`. Deprecated: the old name, kept for one release."""
+        """Call `remove_binding`. Deprecated: the old name, kept for one version."""
         warnings.warn("Simulator.vanish is now remove_binding", DeprecationWarning, stacklevel=2)
         return self.remove_binding(bind_id)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from bindings.domain.conflict import Policy
 from bindings.provider import instants, statuses
@@ -91,6 +91,25 @@ class Behaviour:
         if "policy" in values:
             values["policy"] = Policy(values["policy"])
         return replace(self, **values)
+
+
+class BehaviourChanges(TypedDict, total=False):
+    """Fields of `Behaviour` to change; a policy may be given by its name."""
+
+    policy: Policy | str
+    account_status: str | None
+    timestamp_tolerance_s: float
+    release_lag_s: float
+    clock_offset_s: float
+    pool_size: int
+    max_concurrency: int
+    shuffle_pages: bool
+    list_expired: bool
+    max_page_rows: int | None
+    total_offset: int
+    end_form: str
+    list_lag_s: float
+    list_all_apps: bool
 
 
 def _check(name: str, value: Any, kind: Any) -> None:
