@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
+
+# Of a folder that may not be read, or of a file system that cannot write one to disk at a program's request.
+_FOLDER_CANNOT_BE_SYNCED = {errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def mode_for_others(status: os.stat_result) -> str | None:
@@ -36,8 +40,9 @@ def read(path: str | Path, *, max_bytes: int) -> tuple[bytes, str | None]:
 
 
 def create(path: str | Path, content: bytes) -> None:
-    """Create a file with this content that only its owner can use; return when it and its name are on disk.
+    """Create a file with this content that only its owner can use; return when it is on disk.
 
+    So is its name, except in a folder that cannot be written to disk (`_sync_folder`).
     Raises `FileExistsError` if there is such a file, which is not changed, and `OSError` if it cannot be written:
     then there is no file.
     """
@@ -54,11 +59,18 @@ def create(path: str | Path, content: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Write the names in a folder to disk: after a crash a new file may have none otherwise."""
+    """Write the names in a folder to disk: after a crash a new file may have none otherwise.
+
+    If the system, the file system or the mode of the folder does not allow that, the system decides when.
+    """
     if os.name != "posix":
         return  # a folder cannot be opened
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _FOLDER_CANNOT_BE_SYNCED:
+            raise

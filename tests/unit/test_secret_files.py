@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -28,6 +29,32 @@ def test_content_and_name_of_a_new_file_are_on_disk_when_create_returns(
     secret_files.create(file, b"secret")
     assert synced == [(file.stat().st_ino, False), (tmp_path.stat().st_ino, True)]
     assert secret_files.read(file, max_bytes=6) == (b"secret", None)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EACCES])
+def test_file_is_created_in_a_folder_that_cannot_be_written_to_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail_for_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail_for_folders)
+    secret_files.create(tmp_path / "keys", b"secret")
+    assert (tmp_path / "keys").read_bytes() == b"secret"
+
+
+def test_file_is_not_kept_if_its_folder_reports_an_error_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_for_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail_for_folders)
+    with pytest.raises(OSError, match="Input/output"):
+        secret_files.create(tmp_path / "keys", b"secret")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_file_that_cannot_be_written_completely_is_removed(
