@@ -39,8 +39,6 @@ def open_service(*, as_json: bool, connect: bool = False, until_signal: bool = F
 def stop_on_signal() -> Iterator[threading.Event]:
     """Yield an event that SIGTERM, SIGHUP or Ctrl-C sets; a second signal has its usual effect.
 
-    A SIGHUP that the caller ignores stays ignored (nohup).
-
     A thread sets the event, woken through the interpreter's wake-up descriptor. A handler could not do so: it runs
     in the main thread, which may hold the event's lock at that moment, and not at all while the main thread waits
     and another thread received the signal.
@@ -49,53 +47,29 @@ def stop_on_signal() -> Iterator[threading.Event]:
     import socket
     import threading
 
+    from bindings import end_signals
+
     stop = threading.Event()
-    previous_handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not on Windows
-        previous_handlers[signal.SIGHUP] = signal.SIG_DFL
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
-
-    def restore(*_: object) -> None:
-        for number, handler in previous_handlers.items():
-            signal.signal(number, handler)
+    numbers = end_signals.to_handle()
 
     def set_on_signal() -> None:
         while number := receiver.recv(1):
-            if ord(number) in previous_handlers:
+            if ord(number) in numbers:
                 stop.set()
 
     waker = threading.Thread(target=set_on_signal, name="bindings-signals", daemon=True)
     previous_descriptor = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-    for number in previous_handlers:
-        signal.signal(number, restore)
     waker.start()
     try:
-        yield stop
+        with end_signals.handled(numbers, lambda *_: restore()) as restore:
+            yield stop
     finally:
-        restore()
         signal.set_wakeup_fd(previous_descriptor)
         sender.close()
         waker.join()
         receiver.close()
-
-
-@contextmanager
-def interrupt_on_signal() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP interrupt the block as Ctrl-C does, so that it removes what it has not finished.
-
-    A signal that the caller ignores stays ignored (nohup). For the main thread only.
-    """
-    import signal
-
-    default = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
-    for number in default:
-        signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number in default:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def actor() -> str:

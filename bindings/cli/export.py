@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import signal
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bindings import end_signals
 from bindings.cli import context, options, output
 from bindings.domain.record_lines import FORMATS, LineEncoder, json_lines
 from bindings.domain.serialization import batches, field_names, to_plain
@@ -257,7 +259,9 @@ def _destination(path: str | None, written: _WrittenFile) -> Iterator[Callable[[
         sys.stdout.flush()
         return
     target = Path(path)
-    with context.interrupt_on_signal():
+    # As Ctrl-C does: the file that is not finished is removed.
+    ends = end_signals.with_default_effect("SIGTERM", "SIGHUP")
+    with end_signals.handled(ends, signal.default_int_handler):
         descriptor, temporary = _temporary_file(target)  # mode 0600
         try:
             with open(descriptor, "wb") as out:  # noqa: PTH123 -- it is a descriptor

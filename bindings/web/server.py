@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 
-from bindings import logs
+from bindings import end_signals, logs
 from bindings.domain.addresses import is_loopback
 from bindings.errors import BindingsError, FieldError, InvalidRequest
 from bindings.monitoring import encryption_checks, otlp
@@ -50,7 +50,7 @@ REFRESH_TIMEOUT_S = 20.0  # of metrics that are exported
 class Server(uvicorn.Server):
     """uvicorn with a graceful shutdown: it also wakes long-poll requests and turns readiness red.
 
-    It relies on `capture_signals` and `_captured_signals`, which are private to uvicorn (see `http_protocol`).
+    It relies on `capture_signals`, which is private to uvicorn (see `http_protocol`).
     """
 
     def __init__(self, app_state: AppState, on_started: Callable[[], None] | None = None) -> None:
@@ -101,19 +101,13 @@ class Server(uvicorn.Server):
         """Handle signals while it serves, and do not raise them again afterwards.
 
         uvicorn would raise them again at the end: the process would end before the scheduler's jobs and the last
-        binds have finished. It does not handle SIGHUP, which a terminal sends when it closes; one that the caller
-        ignores stays ignored (nohup).
+        binds have finished. It does not handle SIGHUP.
         """
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        has_hangup = in_main_thread and hasattr(signal, "SIGHUP")  # not on Windows
-        handles_hangup = has_hangup and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
-        with super().capture_signals():
-            if handles_hangup:
-                signal.signal(signal.SIGHUP, self.handle_exit)
+        if threading.current_thread() is not threading.main_thread():
             yield
-            self._captured_signals.clear()
-        if handles_hangup:
-            signal.signal(signal.SIGHUP, signal.SIG_DFL)
+            return
+        with end_signals.handled(end_signals.to_handle(), self.handle_exit):
+            yield
 
     def refresh_metrics(self) -> None:
         """Refresh the metrics from another thread, unless the server has stopped."""

@@ -631,7 +631,6 @@ def test_uvicorn_calls_the_hook_for_an_unsupported_upgrade_and_for_a_malformed_h
     assert "self.send_400_response(" in source
 
 
-def test_uvicorn_server_raises_captured_signals_only_from_its_list() -> None:
-    """`server.Server` clears that list, so that the process lives until its jobs have ended."""
-    assert "_captured_signals" in vars(uvicorn.Server(uvicorn.Config(lambda: None, log_config=None)))
-    assert "reversed(self._captured_signals)" in inspect.getsource(uvicorn.Server.capture_signals)
+def test_uvicorn_server_handles_signals_only_by_capture_signals() -> None:
+    """`server.Server` replaces it, so that the process lives until its jobs have ended."""
+    assert "with self.capture_signals():" in inspect.getsource(uvicorn.Server.serve)

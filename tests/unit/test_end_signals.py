@@ -1,0 +1,53 @@
+"""The signals that end a process: which are handled, and that the handling of before comes back."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bindings import end_signals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ALL = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+
+
+@pytest.fixture(autouse=True)
+def _default_effect() -> Iterator[None]:
+    former = {number: signal.signal(number, signal.SIG_DFL) for number in ALL}
+    yield
+    for number, handler in former.items():
+        signal.signal(number, handler)
+
+
+def test_hangup_is_handled_unless_the_caller_ignores_it_or_the_system_lacks_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert end_signals.to_handle() == ALL
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert end_signals.to_handle() == ALL[:2]
+    assert end_signals.with_default_effect("SIGTERM", "SIGHUP") == ALL[:1]
+    monkeypatch.delattr(signal, "SIGHUP")
+    assert end_signals.to_handle() == ALL[:2]
+    assert end_signals.with_default_effect("SIGTERM", "SIGHUP") == ALL[:1]
+
+
+def test_handling_of_before_comes_back_if_the_block_raises() -> None:
+    def fail(number: int, _frame: object) -> None:
+        raise RuntimeError(number)
+
+    with (
+        pytest.raises(RuntimeError, match=str(int(signal.SIGHUP))),
+        end_signals.handled(end_signals.to_handle(), fail),
+    ):
+        signal.raise_signal(signal.SIGHUP)
+    assert [signal.getsignal(number) for number in ALL] == [signal.SIG_DFL] * 3
+
+
+def test_handling_of_before_can_be_restored_within_the_block() -> None:
+    with end_signals.handled(end_signals.to_handle(), lambda *_: None) as restore:
+        restore()
+        assert [signal.getsignal(number) for number in ALL] == [signal.SIG_DFL] * 3
