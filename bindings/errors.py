@@ -142,7 +142,7 @@ class InvalidRequest(BindingsError):
 
     @property
     def faults(self) -> tuple[FieldError, ...]:
-        """Return `field_errors`. Deprecated: the old name, kept for one release."""
+        """Return `field_errors`. Deprecated: the old name, kept for one version."""
         warnings.warn("InvalidRequest.faults is now field_errors", DeprecationWarning, stacklevel=2)
         return self.field_errors
 

@@ -6,7 +6,7 @@ Rules of this folder:
 - Name every constraint and index. SQLite changes a table only in batch mode, which needs the names.
 - A rebuilt events table loses its triggers: create them again; tests/migrations checks that they exist.
 - No lock of more than a second on a large table: build indexes CONCURRENTLY on PostgreSQL, fill in batches.
-- Old code must run on the new schema for one release: add first, remove one release later. CONTRACTS names what is
+- Old code must run on the new schema for one version: add first, remove one version later. CONTRACTS names what is
   removed, with the first revision whose code does not need it.
 - Add the row of schema_info: READABLE_FROM is the oldest revision whose code can work on this schema. Change it only
   if older code cannot.

@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 VACUUM_WAIT = "5s"  # longer than the server's deadlock_timeout, after which an autovacuum gives way
 PREVIOUS = "previous"
-ACTS_SINCE = "0019"  # before it, a release reads no event of the kind `administered`
+ACTS_SINCE = "0019"  # before it, a version reads no event of the kind `administered`
 OLDEST = "0008"  # before it, a schema does not say which code can work on it, nor which processes use it
 
 
@@ -105,7 +105,7 @@ def plan(database_url: str, revision: str) -> Downgrade:
 def run(database_url: str, downgrade: Downgrade, caller: Caller) -> None:
     """Undo the migrations of `downgrade`, the newest first. Safe to repeat; `require` its confirmations first.
 
-    Each is logged, and recorded as an act of the caller in its own transaction, if the release of the older schema
+    Each is logged, and recorded as an act of the caller in its own transaction, if the version of the older schema
     reads such events.
 
     Each is undone as a whole or not at all. A table is waited for in steps of half a second, which other work does

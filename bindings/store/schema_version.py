@@ -1,6 +1,6 @@
 """The version of the database's schema, and whether this code can work on it.
 
-Releases roll: for a while processes of two releases work on one schema. So a schema may be newer than the code, if
+During a rolling upgrade processes of two versions work on one schema. So a schema may be newer than the code, if
 the migration that made it has recorded in `schema_info` that code of this version can work on it.
 """
 

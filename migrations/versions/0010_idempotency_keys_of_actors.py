@@ -1,10 +1,10 @@
 """An idempotency key belongs to the actor that used it: unique over (app_id, actor, key).
 
-The unique index over (app_id, idempotency_key) stays for one release, because code of 0009 looks a key up by it.
+The unique index over (app_id, idempotency_key) stays for one version, because code of 0009 looks a key up by it.
 So if another actor of the application has used a key first, the key is stored in `duplicate_key`. A caller's key
 is `coalesce(idempotency_key, duplicate_key)`, and the new index is over that, so it holds for the rows of both
-releases. A key that is repeated at a process of 0009 yields the same binding or, if another actor used it first,
-an idempotency mismatch; never a second binding. A later release drops the old index and moves the keys back.
+versions. A key that is repeated at a process of 0009 yields the same binding or, if another actor used it first,
+an idempotency mismatch; never a second binding. A later version drops the old index and moves the keys back.
 
 On PostgreSQL the index is built without a lock and hence outside a transaction; an interrupted migration is
 repeated from its beginning.

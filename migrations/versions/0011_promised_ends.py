@@ -1,7 +1,7 @@
 """Promised ends: a binding may end here before it ends at the provider, and be extended until then.
 
 Only columns that may be empty and an index with few rows are added: no row is rewritten. `replicas` records which
-revision the code of a process was made for; code of an older release leaves it empty.
+revision the code of a process was made for; code of an older version leaves it empty.
 
 On PostgreSQL each table is locked for half a second at a time, and the index is built without a lock and hence
 outside a transaction; an interrupted migration is repeated.

@@ -1,6 +1,6 @@
 """No list of the roles of API keys: the service checks the role of a new key, and refuses a role it does not know.
 
-So a later release adds a role without a migration. Code of 0008 works on this schema: a key whose role it does not
+So a later version adds a role without a migration. Code of 0008 works on this schema: a key whose role it does not
 know is allowed nothing there.
 
 On SQLite the table is made again. Sessions refer to its rows, so that check waits for the end of the transaction.

@@ -6,7 +6,7 @@ transaction, which decides. Code of 0008 to 0021 does not know the function; lat
 missing.
 
 The function has a version in its name. A migration that changes it creates the next version beside it, and leaves
-this one to the release before.
+this one to the version before.
 
 Revision ID: 0022
 Revises: 0021

@@ -165,7 +165,7 @@ def row_counts(connection: Connection) -> dict[str, int]:
 
 
 @pytest.mark.soak
-def test_older_release_is_refused_once_phones_are_encrypted_and_writes_nothing(
+def test_older_version_is_refused_once_phones_are_encrypted_and_writes_nothing(
     workers: Workers, own_database_url: str, simulator: Simulator, older_code: Path, tmp_path: Path
 ) -> None:
     environment = workers.environment | {"PYTHONPATH": str(older_code)}

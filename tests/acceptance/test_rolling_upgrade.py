@@ -1,4 +1,4 @@
-"""The release before and this one side by side: upgrade and roll back under load, without a failed request."""
+"""The version before and this one side by side: upgrade and roll back under load, without a failed request."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from bindings.store import downgrade
 from bindings.store.downgrade import PREVIOUS
 from bindings.store.migrations import script_directory
 from bindings.store.schema import HEAD
-from tests.acceptance.releases import release
 from tests.acceptance.test_processes import settings
 from tests.acceptance.test_replicas import GUARD_S, TOLERANCE_S, Load
+from tests.acceptance.versions import version_for
 from tests.faults import oracle
 from tests.service.harness import wait_for
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.acceptance.releases import Release
     from tests.acceptance.serving import Replica
+    from tests.acceptance.versions import Version
     from tests.store.databases import Server
 
 pytestmark = pytest.mark.processes
 
-FIRST = "0020"  # of the migrations whose release runs beside the one before
+FIRST = "0020"  # of the migrations whose version runs beside the one before
 BEFORE: dict[str, str] = {
     script.revision: str(script.down_revision) for script in script_directory().walk_revisions()
 }
@@ -94,7 +94,7 @@ class Rollout:
     replicas: list[Replica] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def start(self, new: Release) -> None:
+    def start(self, new: Version) -> None:
         """Start a replica, and add it to the balancer when it is ready."""
         log = self.folder / f"serve-{next(self.numbers)}-{new.revision}.log"
         replica = self.running.enter_context(new.replica(log)).started()
@@ -102,7 +102,7 @@ class Rollout:
         self.replicas.append(replica)
         self.load.urls.append(replica.url)
 
-    def replace_all(self, new: Release) -> None:
+    def replace_all(self, new: Version) -> None:
         """Replace the replicas one after the other; each old one ends after the new one has taken over."""
         for replica in list(self.replicas):
             self.start(new)
@@ -129,7 +129,7 @@ def _has_readiness(replica: Replica, text: str) -> bool:
 def upgrade_and_roll_back(
     url: str, folder: Path, revision: str, *, replicas: int, clients: int, calls: int
 ) -> Counter[str]:
-    """Upgrade from the release before `revision`, whose schema the database has, and roll back.
+    """Upgrade from the version before `revision`, whose schema the database has, and roll back.
 
     Returns the counts of the answers to binds. No call fails, and no conflict is missed.
     """
@@ -142,8 +142,8 @@ def upgrade_and_roll_back(
             timestamp_tolerance_s=str(TOLERANCE_S),
             phone_search_budget="10000",  # most lookups match nothing
         )
-        old = release(BEFORE[revision], folder, environment)
-        new = release(revision, folder, environment)
+        old = version_for(BEFORE[revision], folder, environment)
+        new = version_for(revision, folder, environment)
         load = BalancedLoad(urls=[], seed=int(revision))
         rollout = Rollout(folder=folder, running=running, load=load, calls=calls)
         for _ in range(replicas):
@@ -178,7 +178,7 @@ def upgrade_and_roll_back(
 
 @pytest.mark.soak
 @pytest.mark.postgres
-def test_this_release_and_the_one_before_replace_each_other_under_load(
+def test_this_version_and_the_one_before_replace_each_other_under_load(
     postgres_server: Server, postgres_template: str, tmp_path: Path
 ) -> None:
     url = postgres_server.create(template=postgres_template)
@@ -191,10 +191,10 @@ def test_this_release_and_the_one_before_replace_each_other_under_load(
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("revision", sorted(revision for revision in BEFORE if revision >= FIRST))
-def test_each_release_and_the_one_before_replace_each_other_under_load(
+def test_each_version_and_the_one_before_replace_each_other_under_load(
     empty_database_url: str, tmp_path: Path, revision: str
 ) -> None:
-    release(BEFORE[revision], tmp_path / "first", {"BINDINGS_DATABASE_URL": empty_database_url}).upgrade()
+    version_for(BEFORE[revision], tmp_path / "first", {"BINDINGS_DATABASE_URL": empty_database_url}).upgrade()
     counts = upgrade_and_roll_back(empty_database_url, tmp_path, revision, replicas=2, clients=6, calls=300)
     print(dict(counts))  # noqa: T201 -- the figures of a soak
     assert counts["409"] > 0

@@ -523,7 +523,7 @@ class System:
             assert call.begins in ("begins", "any"), f"a takeover began that was to be {call.begins}"
 
     def recover_as_before(self) -> None:
-        """Do what `recover` of the release before does: it takes a waiting successor for one that was sent."""
+        """Do what `recover` of the version before does: it takes a waiting successor for one that was sent."""
         overdue = (
             (State.PENDING, "settle_by", EventKind.IN_DOUBT),
             (State.IN_DOUBT, "held_until", EventKind.LAPSED),
@@ -781,7 +781,7 @@ class System:
         """Check a successor that was not cleared: it waits for a bounded time, and then is never sent."""
         assert row.send_by == row.requested_at
         assert row.settle_by == row.requested_at + timedelta(seconds=TAKEOVER_S)
-        if row.state in OPEN or row.state is State.LAPSED:  # the release before makes it lapsed
+        if row.state in OPEN or row.state is State.LAPSED:  # the version before makes it lapsed
             assert row.held_until == row.settle_by, "I4: held until it was to be sent"
             assert row.waits_for == row.replaces
         else:

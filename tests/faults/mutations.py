@@ -533,7 +533,7 @@ BUGS: tuple[Bug, ...] = (
         "bindings.store.end_changes:_movement",
         insert_before(calls("update"), "values.pop('provider_expires_at')"),
         tests=EXTEND,
-        detected_by="older_release_keeps_the_provider_end and sqlite",
+        detected_by="older_version_keeps_the_provider_end and sqlite",
     ),
     bug(
         "drift_narrows_only_the_promised_end",
@@ -790,7 +790,7 @@ BUGS: tuple[Bug, ...] = (
         detected_by="release_that_is_owed and sqlite",
     ),
     bug(
-        "replace_beside_processes_of_an_older_release",
+        "replace_beside_processes_of_an_older_version",
         "bindings.lifecycle.replace:_replace",
         replace(calls("require_none"), "None"),
         tests=EXTEND,

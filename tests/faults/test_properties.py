@@ -1005,7 +1005,7 @@ def wait_for_both_at(place: str, *, wait_s: float = 0.7) -> None:
     failpoints.install(hook)
 
 
-# Whether each replica calls the function of PostgreSQL: code of the release before has the transaction only.
+# Whether each replica calls the function of PostgreSQL: code of the version before has the transaction only.
 WAYS = [(True, True), (True, False), (False, False)]
 
 

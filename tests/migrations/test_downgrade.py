@@ -21,7 +21,7 @@ from bindings.store.engine import make_engine
 from bindings.store.migrations import script_directory
 from bindings.store.schema import HEAD
 from tests.migrations.test_migrations import ROOT, ROW, WAITS_EXCLUSIVELY, _insert
-from tests.migrations.test_rolling_releases import NEWER, _execute, _make_newer, _scalars
+from tests.migrations.test_two_versions import NEWER, _execute, _make_newer, _scalars
 from tests.service.harness import wait_for
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def test_revision_that_cannot_be_reached_is_refused(sqlite_url: str, revision: s
         downgrade.plan(sqlite_url, revision)
 
 
-def test_migration_of_a_newer_release_is_left_to_that_release(sqlite_url: str) -> None:
+def test_migration_of_a_newer_version_is_left_to_that_version(sqlite_url: str) -> None:
     engine = make_engine(sqlite_url)
     _make_newer(engine, readable_from=HEAD)
     engine.dispose()
@@ -115,7 +115,7 @@ def test_processes_that_need_a_newer_schema_are_named(database_url: str, engine:
     assert downgrade.plan(database_url, PREVIOUS).processes == []
 
 
-def test_each_undone_migration_is_an_act_if_the_older_release_reads_it(
+def test_each_undone_migration_is_an_act_if_the_older_version_reads_it(
     own_database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)

@@ -1,4 +1,4 @@
-"""A migration takes nothing away that the release before uses: it adds first, and a later release removes."""
+"""A migration takes nothing away that the version before uses: it adds first, and a later version removes."""
 
 from __future__ import annotations
 
@@ -91,17 +91,17 @@ def _is_wider(old: str, new: str) -> bool:
 
 
 def assert_narrows_only_what_it_names(revision: str, actual: set[str]) -> None:
-    """Check that each narrowing of a migration was prepared by an earlier release."""
+    """Check that each narrowing of a migration was prepared by an earlier version."""
     script = script_directory().get_revision(revision)
     contracts: dict[str, str] = getattr(script.module, "CONTRACTS", {})
     assert actual == contracts.keys(), f"{revision} takes away what its CONTRACTS do not name, or names too much"
     for narrowing, prepared_by in contracts.items():
-        assert prepared_by <= str(script.down_revision), f"{revision}: {narrowing} in the release that prepares it"
+        assert prepared_by <= str(script.down_revision), f"{revision}: {narrowing} in the version that prepares it"
         assert prepared_by <= script.module.READABLE_FROM, f"{revision}: {narrowing}, and older code may still run"
 
 
 @pytest.mark.postgres
-def test_newest_migration_takes_nothing_away_that_the_release_before_uses(
+def test_newest_migration_takes_nothing_away_that_the_version_before_uses(
     postgres_server: Server, postgres_template: str
 ) -> None:
     url = postgres_server.create(template=postgres_template)
@@ -115,7 +115,7 @@ def test_newest_migration_takes_nothing_away_that_the_release_before_uses(
 
 @pytest.mark.soak
 @pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index")
-def test_no_migration_takes_anything_away_that_the_release_before_uses(empty_database_url: str) -> None:
+def test_no_migration_takes_anything_away_that_the_version_before_uses(empty_database_url: str) -> None:
     engine = make_engine(empty_database_url)
     _migrate(engine, OLDEST)
     before = shapes(engine)

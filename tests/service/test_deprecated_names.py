@@ -1,4 +1,4 @@
-"""Names of the release before: they still work, and warn."""
+"""Names of the version before: they still work, and warn."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def database_in(server: Server, encoding: str) -> Iterator[str]:
 
 
 def migrate(url: str) -> None:
-    """Bring the schema to head, as a release did that checked no encoding."""
+    """Bring the schema to head, as a version did that checked no encoding."""
     engine = make_engine(url)
     with engine.connect() as connection:
         config = migrations.config_of_scripts()

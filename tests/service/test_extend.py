@@ -212,7 +212,7 @@ def test_unbind_after_some_time_shortens_and_extend_takes_it_back(harness: Servi
     assert seconds_left(harness, harness.service.extend(binding.id, expire_s=2 * HOUR)) == 2 * HOUR
 
 
-def test_shortened_binding_of_an_older_release_keeps_the_provider_end(harness: ServiceHarness) -> None:
+def test_shortened_binding_of_an_older_version_keeps_the_provider_end(harness: ServiceHarness) -> None:
     binding = harness.bind(expire_s=HOUR)
     shortened = harness.service.unbind(binding.id, after_s=60)
     assert shortened.provider_expires_at == binding.expires_at

@@ -355,7 +355,7 @@ def test_key_that_another_actor_used_is_kept_after_the_end(harness: ServiceHarne
 
 
 def test_actors_that_use_one_key_at_the_same_time_get_a_binding_each(harness: ServiceHarness) -> None:
-    """The unique index that replicas of the release before need lets one of them in; the others wait for it."""
+    """The unique index that replicas of the version before need lets one of them in; the others wait for it."""
     replicas = [harness.service, harness.open()]
     barrier = threading.Barrier(6)
     answers: list[tuple[str, str]] = []

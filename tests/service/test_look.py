@@ -280,7 +280,7 @@ def test_report_from_before_the_clock_was_set_back_ends_no_looks(harness: Servic
 def test_no_look_for_a_successor_in_doubt_that_waits_and_was_never_sent(harness: ServiceHarness) -> None:
     looks = Looks(harness)
     predecessor = looks.service.bind(phone_a=C, phone_b=D, pool_number=POOL, expire_s=3_600, mode="AXB")
-    waiting = put_in_doubt(looks.service, harness).binding  # as `recover` of the release before leaves it
+    waiting = put_in_doubt(looks.service, harness).binding  # as `recover` of the version before leaves it
     wait_until_settled_by(harness, waiting)
     change = update(schema.bindings).where(schema.bindings.c.id == waiting.id)
     for waits_for, is_due in ((predecessor.id, False), (None, True)):

@@ -235,7 +235,7 @@ UNFIT: dict[str, dict[str, Any]] = {
     "no keys": {"schema_revision": HEAD, "phone_key_ids": []},
     "another key of the number": {"schema_revision": HEAD, "phone_key_ids": ["index:1:00", "data:1:00"]},
     "no data key": {"schema_revision": HEAD, "phone_key_ids": OWN_IDS[:1]},
-    "an older release": {"schema_revision": "0015", "phone_key_ids": OWN_IDS},
+    "an older version": {"schema_revision": "0015", "phone_key_ids": OWN_IDS},
     "a release without revisions": {"schema_revision": None, "phone_key_ids": OWN_IDS},
 }
 

@@ -429,17 +429,17 @@ def test_scans_pass_over_a_waiting_successor(harness: ServiceHarness) -> None:
 
 
 def set_waits_for(harness: ServiceHarness, binding_id: str, waits_for: str | None) -> None:
-    """Hide from our code that a successor waits, or show it again: an older release does not know it."""
+    """Hide from our code that a successor waits, or show it again: an older version does not know it."""
     statement = update(bindings).where(bindings.c.id == binding_id).values(waits_for=waits_for)
     harness.rewrite(statement)
 
 
 @pytest.mark.parametrize("lapsed", [False, True])
-def test_waiting_row_that_an_older_release_took_for_a_doubt(harness: ServiceHarness, lapsed: bool) -> None:
+def test_waiting_row_that_an_older_version_took_for_a_doubt(harness: ServiceHarness, lapsed: bool) -> None:
     binding = harness.bind(A, B)
     waiting = abandoned(harness, binding, "replace.after_unbind", phone_b=C, idempotency_key="k")
     harness.clock.advance(11)
-    older = Caller(actor="older release")
+    older = Caller(actor="older version")
     set_waits_for(harness, waiting.id, None)
     harness.database.write(lambda tx: expiry.mark_unsettled_in_doubt(tx, older, limit=10))
     if lapsed:

@@ -1,4 +1,4 @@
-"""Replace beside other calls: bulk releases, rivals for the phones, and the jobs of a release before."""
+"""Replace beside other calls: bulk releases, rivals for the phones, and the jobs of a version before."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_released_order_is_not_brought_back_by_a_repeated_replace(
     assert_sound(harness.service)
 
 
-# Beside `recover` of the release before, which takes a waiting successor for a bind whose process stopped.
+# Beside `recover` of the version before, which takes a waiting successor for a bind whose process stopped.
 
 
 def recover_as_before(harness: ServiceHarness, waiting: Binding) -> None:

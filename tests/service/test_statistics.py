@@ -158,7 +158,7 @@ def test_steps_of_a_chart_hold_what_happened_in_them(harness: ServiceHarness) ->
     assert sum(counts.values()) == 3
 
 
-def test_day_is_the_sum_of_its_hours_also_of_those_that_an_earlier_release_has_counted(
+def test_day_is_the_sum_of_its_hours_also_of_those_that_an_earlier_version_has_counted(
     harness: ServiceHarness,
 ) -> None:
     of_year = TimeRange.YEAR.chart_range(harness.clock())

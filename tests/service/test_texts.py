@@ -191,7 +191,7 @@ def put_replica(harness: ServiceHarness, *, revision: str | None, age: timedelta
 
 
 @pytest.mark.parametrize(("way", "revision"), [*((way, "0016") for way in WAYS), ("reason: unbind", None)])
-def test_text_stays_in_its_event_while_a_process_of_an_older_release_is_at_work(
+def test_text_stays_in_its_event_while_a_process_of_an_older_version_is_at_work(
     harness: ServiceHarness, way: str, revision: str | None
 ) -> None:
     put_replica(harness, revision=revision, age=timedelta(seconds=-1_000))
@@ -201,7 +201,7 @@ def test_text_stays_in_its_event_while_a_process_of_an_older_release_is_at_work(
     assert any(REASON in str(text) for text in readers(harness.service, binding)["history"])
 
 
-def test_process_of_an_older_release_that_has_stopped_does_not_count(harness: ServiceHarness) -> None:
+def test_process_of_an_older_version_that_has_stopped_does_not_count(harness: ServiceHarness) -> None:
     put_replica(harness, revision="0016", age=replica_rows.RECENT + timedelta(seconds=1))
     unbound(harness)
     assert len(stored_texts(harness.service)) == 1

@@ -359,7 +359,7 @@ def test_migrations_of_another_program_are_refused_by_name(empty_database_url: s
                 call()
 
 
-def test_schema_of_a_newer_release_says_so(database_url: str) -> None:
+def test_schema_of_a_newer_version_says_so(database_url: str) -> None:
     with opened(database_url) as database:
         change = "UPDATE alembic_version SET version_num = '{}'"
         head = schema_version.read(database).revision

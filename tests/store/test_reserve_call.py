@@ -881,7 +881,7 @@ def test_I1_function_and_transaction_decide_alike_after_any_history(harness: Ser
 def test_I1_of_crossing_calls_exactly_one_passes_without_deadlock(
     postgres_url: str, ways: tuple[str, str]
 ) -> None:
-    """Two replicas, of which one may be of the release before, which has the transaction only."""
+    """Two replicas, of which one may be of the version before, which has the transaction only."""
     replicas = [Database(postgres_url), Database(postgres_url)]
     calls = [ReserveCall(), ReserveCall()]
     for function, way in zip(calls, ways, strict=True):

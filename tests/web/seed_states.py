@@ -1,6 +1,6 @@
 """A database with every state, kind of event, reason, hold, report, delivery and role that the code knows.
 
-Most rows come from the calls that write them in use; words of a later release are written by SQL. `missing`
+Most rows come from the calls that write them in use; words of a later version are written by SQL. `missing`
 compares the rows with the enumerations of the code, so that a new member fails a test until it is created here.
 """
 
@@ -34,7 +34,7 @@ from bindings.store.account import register_scope
 from bindings.store.deliveries import DeliveryState
 from bindings.webhooks.sender import deliver_pending
 from tests.service.harness import APP, POOL, Clock, ServiceHarness, feed_has_caught_up
-from tests.web import later_release
+from tests.web import later_version
 from tests.web.receivers import Receiver, Reply
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def create(url: str, simulator: Simulator, clock: SeedClock) -> SeededStates:
         seed.recent_bindings,
         seed.replaced_bindings,
         seed.access,
-        seed.words_of_a_later_release,
+        seed.words_of_a_later_version,
         seed.statistics,
     ):
         step()
@@ -274,7 +274,7 @@ class _Seed:
             feed_has_caught_up(self.service)
             deliver_pending(self.service.runtime)
         dead_state = "UPDATE deliveries SET state = 'dead', finished_at = next_at WHERE webhook_id = :id"
-        later_release.execute(self.harness, dead_state, id=dead.id)
+        later_version.execute(self.harness, dead_state, id=dead.id)
 
     def recent_bindings(self) -> None:
         """Bindings of the last minutes: active with all names, pending, in doubt, with an unclear unbind."""
@@ -282,7 +282,7 @@ class _Seed:
         for index, name in enumerate(NAMES):
             mode = list(Mode)[index % len(Mode)]
             self.bind(reference=name, idempotency_key=f"k-{index}", mode=mode, actor=f"key:{name[:100]}")
-        for role in (*Role, later_release.ROLE):
+        for role in (*Role, later_version.ROLE):
             self.bindings_of_role(role)
         self.doubt("garbage", reference=NAMES[4])
         self.bind(reference=NUMBER_AS_NAME)
@@ -335,44 +335,44 @@ class _Seed:
                 if reason is None:
                     service.access_log.finish_export(export_id, row_count=0, sha256="0" * 64)
 
-    def words_of_a_later_release(self) -> None:
-        """Rows with words that only a later release knows."""
+    def words_of_a_later_version(self) -> None:
+        """Rows with words that only a later version knows."""
         harness = self.harness
-        later_release.allow_unknown_words(harness)
+        later_version.allow_unknown_words(harness)
         details: tuple[dict[str, Any], ...] = (
             {},
-            {"reason": later_release.REASON, "status": "-77"},
+            {"reason": later_version.REASON, "status": "-77"},
             {"steps": [1], "why": None, "x": {}},
         )
         for values in details:
-            later_release.write_event(harness, self.bind(), later_release.KIND, **values)
-        for kind in EventKind:  # with a detail that this release does not write, and without any
+            later_version.write_event(harness, self.bind(), later_version.KIND, **values)
+        for kind in EventKind:  # with a detail that this version does not write, and without any
             binding = self.bind()
-            later_release.write_event(harness, binding, kind, reason=MARKUP, expires_at="soon", said=NAMES[1])
+            later_version.write_event(harness, binding, kind, reason=MARKUP, expires_at="soon", said=NAMES[1])
             execute = "UPDATE bindings SET reason = :reason WHERE id = :id"
-            later_release.execute(harness, execute, reason=later_release.REASON, id=binding.id)
+            later_version.execute(harness, execute, reason=later_version.REASON, id=binding.id)
         for reason in Reason:
             binding = self.bind()
             values = {"reason": reason, "id": binding.id, "status": "-77"}
             change = "UPDATE bindings SET reason = :reason, provider_status = :status WHERE id = :id"
-            later_release.execute(harness, change, **values)
+            later_version.execute(harness, change, **values)
         hold = (
             "INSERT INTO holds (id, scope, phone, why, app_id, held_until, strikes, created_at)"
             " SELECT :id, scope, '917699999999', :why, app_id, held_until, 0, created_at FROM holds LIMIT 1"
         )
-        later_release.execute(harness, hold, id=str(uuid7()), why=later_release.HELD_BY[:16])
+        later_version.execute(harness, hold, id=str(uuid7()), why=later_version.HELD_BY[:16])
         self.states.phones.setdefault("other", set()).add("917699999999")
         delivered = "(SELECT id FROM deliveries WHERE state = 'delivered' LIMIT 1)"
         change = f"UPDATE deliveries SET state = :state WHERE id = {delivered}"
-        later_release.execute(harness, change, state=later_release.DELIVERY)
+        later_version.execute(harness, change, state=later_version.DELIVERY)
         cases: list[dict[str, Any]] = [
-            {"case": "of_a_later_release", "action": MARKUP, "reasons": ["a", 1], "more": {"a": 1}},
+            {"case": "of_a_later_version", "action": MARKUP, "reasons": ["a", 1], "more": {"a": 1}},
             {"case": "orphans"},
             {"what": "no name"},
             {"case": "ghosts", "expires_at": "9999-12-31T23:59:59Z"},
         ]
         self._store_report(
-            {"of_a_later_release": 3, "faults": None, "later": [1, {"a": json.dumps(NAMES)}]}, cases=cases
+            {"of_a_later_version": 3, "faults": None, "later": [1, {"a": json.dumps(NAMES)}]}, cases=cases
         )
 
     def jobs(self) -> None:

@@ -375,7 +375,7 @@ CASES: tuple[dict[str, object], ...] = (
         "ends_at": "2026-03-01T00:00:00Z",
     },
     {"case": "drifted", "binding_id": "b-5", "difference_s": -3.5, "middle_number": None},
-    {"case": "of_a_later_release", "action": "unknown", "reasons": ["a", 1], "more": {"a": 1}},
+    {"case": "of_a_later_version", "action": "unknown", "reasons": ["a", 1], "more": {"a": 1}},
     {"case": "orphans"},
 )
 

@@ -18,7 +18,7 @@ from bindings.provider.simulator import Simulator
 from bindings.web import app
 from bindings.web.api import openapi
 from tests.store.databases import MOSTLY_SQLITE
-from tests.web import later_release, seed_states
+from tests.web import later_version, seed_states
 from tests.web.browser import Browser
 from tests.web.conftest import run
 from tests.web.crawler import Crawl
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.web.conftest import Running
     from tests.web.seed_states import SeededStates
 
-ROLES = (*Role, later_release.ROLE, None)  # None is not signed in
+ROLES = (*Role, later_version.ROLE, None)  # None is not signed in
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "FOO")
 UNKNOWN_PATHS = (
     *("/no/such/page", "/v1/no", "/v2/bindings", "/bindings/", "/find/", "/failures/x/y/z", "/v1/"),
@@ -86,11 +86,11 @@ def start(running: Running, states: SeededStates, *, is_thorough: bool) -> list[
             all_phones=all_phones,
             tried=tried,
             is_thorough=is_thorough,
-            sees_no_page=role in (Role.ROUTER, later_release.ROLE),
+            sees_no_page=role in (Role.ROUTER, later_version.ROLE),
         )
         crawls.append(crawl)
         if role is not None:
-            known = Role.ADMIN if role == later_release.ROLE else role
+            known = Role.ADMIN if role == later_version.ROLE else role
             crawl.headers = running.key(known, str(role))
             key = crawl.headers["Authorization"].removeprefix("Bearer ")
             csrf = Browser(running, session=crawl.session).csrf()
@@ -99,7 +99,7 @@ def start(running: Running, states: SeededStates, *, is_thorough: bool) -> list[
     for name in ("spare 1", "spare 2", "spare 3"):  # the newest are listed first, and the crawl revokes them
         running.key(Role.AUDITOR, name)
     change = "UPDATE keys SET role = :role WHERE name = :role"
-    later_release.execute(states.harness, change, role=later_release.ROLE)
+    later_version.execute(states.harness, change, role=later_version.ROLE)
     running.app_state.authenticator._cache.clear()
     return crawls
 

@@ -1,6 +1,6 @@
-"""Promised ends in a database that the release before has written to, or whose bindings it expires or adopts.
+"""Promised ends in a database that the version before has written to, or whose bindings it expires or adopts.
 
-What that release writes is made by its statements: they set neither `max_expire_s` nor `provider_expires_at`.
+What that version writes is made by its statements: they set neither `max_expire_s` nor `provider_expires_at`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from bindings.store.database import Transaction
     from tests.service.harness import ServiceHarness
 
-EITHER = pytest.mark.parametrize("by", ["the release before", "this release"])
+EITHER = pytest.mark.parametrize("by", ["the version before", "this version"])
 
 
 def change_as_before(
     harness: ServiceHarness, kind: EventKind, where: tuple[ColumnElement[bool], ...], **values: Any
 ) -> None:
-    """Change rows and write their events, as the release before did; the detail of an adoption has its facts."""
+    """Change rows and write their events, as the version before did; the detail of an adoption has its facts."""
     facts = {name: to_json_value(value) for name, value in values.items()} if kind is EventKind.ADOPTED else {}
     returned = bindings.c.id, bindings.c.version, bindings.c.change_tx
     change = update(bindings).where(*where).values(version=bindings.c.version + 1, **values).returning(*returned)
@@ -49,7 +49,7 @@ def change_as_before(
 def expire(harness: ServiceHarness, binding: Binding, by: str) -> None:
     """Let the promised end come, and mark the binding as expired."""
     harness.clock.advance(seconds_left(harness, binding) + 1)
-    if by == "this release":
+    if by == "this version":
         harness.service.expire_due()
     else:
         is_due = bindings.c.state == State.ACTIVE, bindings.c.expires_at <= harness.clock.at
@@ -64,7 +64,7 @@ def assert_released(harness: ServiceHarness, binding: Binding) -> None:
 
 
 @EITHER
-def test_binding_of_the_release_before_ends_without_a_release(harness: ServiceHarness, by: str) -> None:
+def test_binding_of_the_version_before_ends_without_a_release(harness: ServiceHarness, by: str) -> None:
     binding = harness.bind(expire_s=HOUR)
     harness.clock.advance(60)
     with pytest.raises(errors.InvalidRequest, match="may end the binding"):
@@ -77,7 +77,7 @@ def test_binding_of_the_release_before_ends_without_a_release(harness: ServiceHa
 
 
 @EITHER
-def test_binding_of_the_release_before_is_released_after_it_was_shortened(
+def test_binding_of_the_version_before_is_released_after_it_was_shortened(
     harness: ServiceHarness, by: str
 ) -> None:
     binding = harness.bind(expire_s=HOUR)
@@ -88,7 +88,7 @@ def test_binding_of_the_release_before_is_released_after_it_was_shortened(
 
 
 @EITHER
-def test_binding_of_the_release_before_is_extended_up_to_its_first_end(harness: ServiceHarness, by: str) -> None:
+def test_binding_of_the_version_before_is_extended_up_to_its_first_end(harness: ServiceHarness, by: str) -> None:
     binding = harness.bind(expire_s=HOUR)
     harness.service.unbind(binding.id, after_s=60)
     extended = harness.service.extend(binding.id, expire_s=600)
@@ -100,7 +100,7 @@ def test_binding_of_the_release_before_is_extended_up_to_its_first_end(harness: 
 
 
 @EITHER
-def test_binding_of_this_release_is_released_whichever_release_expires_it(
+def test_binding_of_this_version_is_released_whichever_version_expires_it(
     harness: ServiceHarness, by: str
 ) -> None:
     binding = bind(harness)
@@ -109,7 +109,7 @@ def test_binding_of_this_release_is_released_whichever_release_expires_it(
 
 
 @EITHER
-def test_doubt_of_the_release_before_is_shortened_and_released_whichever_release_adopts_it(
+def test_doubt_of_the_version_before_is_shortened_and_released_whichever_version_adopts_it(
     harness: ServiceHarness, by: str
 ) -> None:
     harness.bind(C, D)
@@ -118,7 +118,7 @@ def test_doubt_of_the_release_before_is_shortened_and_released_whichever_release
         harness.bind(expire_s=HOUR)
     doubt, entry = unknown.value.binding, harness.simulator.ledger.entries()[-1]
     harness.clock.advance(61)
-    if by == "this release":
+    if by == "this version":
         assert harness.service.reconcile().adopted == 1
     else:
         numbers = {"middle_number_a": entry.middle_number_a, "middle_number_b": entry.middle_number_b}
@@ -135,5 +135,5 @@ def test_doubt_of_the_release_before_is_shortened_and_released_whichever_release
     assert (adopted.state, adopted.provider_expires_at) == (State.ACTIVE, None)
     shortened = harness.service.unbind(doubt.id, after_s=60)
     assert shortened.provider_expires_at == adopted.expires_at
-    expire(harness, shortened, "this release")
+    expire(harness, shortened, "this version")
     assert_released(harness, adopted)

@@ -1,4 +1,4 @@
-"""Two releases on one schema: which code accepts which revision, and what revision 0008 lets newer code write."""
+"""Two versions on one schema: which code accepts which revision, and what revision 0008 lets newer code write."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_newer_schema_that_this_code_can_work_on_is_accepted(
         checks = {check.name: check for check in health.readiness_checks(service.runtime)}
         assert checks["schema"].level is Level.OK, checks["schema"]
     BindingService.open(database_url=empty_database_url).close()
-    assert migrations.upgrade(empty_database_url) == NEWER, "an older release migrates nothing"
+    assert migrations.upgrade(empty_database_url) == NEWER, "an older version migrates nothing"
     assert migrations.current(empty_database_url).describe() == (
         f"at {NEWER}: newer than this version needs ({HEAD}), which can work on it"
     )
@@ -185,7 +185,7 @@ SESSION = (
 )
 
 
-def test_revision_0012_keeps_keys_and_sessions_and_accepts_roles_of_later_releases(engine: Engine) -> None:
+def test_revision_0012_keeps_keys_and_sessions_and_accepts_roles_of_later_versions(engine: Engine) -> None:
     """After a downgrade the list of roles is there again, unless a key has another role."""
     _migrate(engine, "0011")
     _execute(engine, KEY.format(number=1, role="auditor"), SESSION)
@@ -253,7 +253,7 @@ def test_every_partition_keeps_its_indexes_when_the_kind_is_widened(postgres_ser
     postgres_server.drop(url)
 
 
-# Idempotency keys: statements of the release of 0009 beside those of this release.
+# Idempotency keys: statements of the version of 0009 beside those of this version.
 
 KEY_ROW = ROW | {"app_id": APP, "idempotency_key": "k", "state": "failed", "ended_at": ROW["requested_at"]}
 
@@ -290,14 +290,14 @@ def test_key_that_one_release_used_is_found_by_the_other(engine: Engine, databas
     assert _bind_by_0009(engine, "rides") == (False, ["rides"])
 
 
-def test_key_that_this_release_used_is_repeated_at_the_other(engine: Engine, database: Database) -> None:
+def test_key_that_this_version_used_is_repeated_at_the_other(engine: Engine, database: Database) -> None:
     assert isinstance(_bind(database, "rides"), Reserved)
     assert _bind_by_0009(engine, "rides") == (False, ["rides"])
     assert isinstance(_bind(database, "food", C, D), Reserved)
     assert _bind_by_0009(engine, "food") == (False, ["rides"]), "a mismatch there, and no second binding"
 
 
-def test_old_release_makes_no_second_binding_after_the_first_actor_s_is_deleted(
+def test_old_version_makes_no_second_binding_after_the_first_actor_s_is_deleted(
     engine: Engine, database: Database
 ) -> None:
     assert _bind_by_0009(engine, "rides") == (True, ["rides"])

@@ -1,4 +1,4 @@
-"""Rolling releases: which code can work on this schema, which processes use it, and no list of kinds of events.
+"""Rolling upgrades: which code can work on this schema, which processes use it, and no list of kinds of events.
 
 `schema_info` says of each revision which code can still work on it; every later migration adds its row. `replicas`
 has the processes. A kind of event may be new and up to 32 characters long. A bind_id is unique among the active

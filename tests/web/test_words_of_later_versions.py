@@ -1,4 +1,4 @@
-"""Words that a later release writes: kinds, reasons, roles, states and cases are passed on as text."""
+"""Words that a later version writes: kinds, reasons, roles, states and cases are passed on as text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bindings.webhooks.sender import deliver_pending
 from tests.service.harness import C, D, ServiceHarness, feed_has_caught_up
 from tests.web.browser import Browser
 from tests.web.conftest import run
-from tests.web.later_release import (
+from tests.web.later_version import (
     CASE,
     DELIVERY,
     HELD_BY,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def later(own_database_url: str, clock: Clock) -> Iterator[ServiceHarness]:
-    """Services on a database whose lists of words a later release has dropped."""
+    """Services on a database whose lists of words a later version has dropped."""
     with Simulator(clock=clock.unix) as simulator:
         harness = ServiceHarness(url=own_database_url, clock=clock, simulator=simulator)
         allow_unknown_words(harness)

@@ -1,4 +1,4 @@
-"""Rows as a later release writes them: with words that this release does not know."""
+"""Rows as a later version writes them: with words that this version does not know."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 KIND, REASON, ROLE, HELD_BY, DELIVERY, CASE = (
     "moved_to_another_number",
-    "a_reason_of_the_next_release",
+    "a_reason_of_the_next_version",
     "supervisor",
     "a_hold_of_a_new_kind",
     "parked",
-    "a_case_of_a_later_release",
+    "a_case_of_a_later_version",
 )
 CHECKS = {"holds": "why", "deliveries": "state"}
 
 
 def allow_unknown_words(harness: ServiceHarness) -> None:
-    """Drop the lists of words that the database checks, as the later release's migration does."""
+    """Drop the lists of words that the database checks, as the later version's migration does."""
     if harness.database.postgres:
         for table, name in CHECKS.items():
             execute(harness, f"ALTER TABLE {table} DROP CONSTRAINT ck_{table}_{name}")
 
 
 def execute(harness: ServiceHarness, statement: str, **values: Any) -> None:
-    """Run a statement of the later release."""
+    """Run a statement of the later version."""
     engine = make_engine(harness.url)
     with engine.begin() as connection:
         if engine.dialect.name == "sqlite":
@@ -43,7 +43,7 @@ def execute(harness: ServiceHarness, statement: str, **values: Any) -> None:
 
 
 def write_event(harness: ServiceHarness, binding: Binding, kind: str, **detail: Any) -> None:
-    """Write an event of the binding, as the later release does."""
+    """Write an event of the binding, as the later version does."""
     tx = "CAST(CAST(pg_current_xact_id() AS text) AS bigint)" if harness.database.postgres else "0"
     execute(harness, "UPDATE bindings SET version = version + 1 WHERE id = :id", id=binding.id)
     execute(

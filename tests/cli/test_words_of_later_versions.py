@@ -1,4 +1,4 @@
-"""Commands show words that only a later release knows as they are stored."""
+"""Commands show words that only a later version knows as they are stored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy.engine import make_url
 if TYPE_CHECKING:
     from tests.cli.conftest import Shell
 
-KIND, ROLE, REASON = "moved_to_another_number", "supervisor", "a_reason_of_the_next_release"
+KIND, ROLE, REASON = "moved_to_another_number", "supervisor", "a_reason_of_the_next_version"
 
 
 def test_commands_show_unknown_kinds_roles_reasons_and_cases(shell: Shell) -> None:

@@ -1,4 +1,4 @@
-"""The code of earlier releases, from the history of this repository."""
+"""The code of earlier versions, from the history of this repository."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 SCHEMA = "bindings/store/schema.py"
 HEAD_LINE = re.compile(r'^HEAD = "(\d{4})"', re.MULTILINE)
-OF_LATER_RELEASES = "BINDINGS_PHONE_SEARCH_BUDGET", "BINDINGS_WEBHOOK_NETWORKS"  # not each release knows them
+OF_LATER_VERSIONS = "BINDINGS_PHONE_SEARCH_BUDGET", "BINDINGS_WEBHOOK_NETWORKS"  # not each version knows them
 
 
 @dataclass(frozen=True, kw_only=True)
-class Release:
+class Version:
     """The last code that was made for a revision of the schema, in a folder of its own."""
 
     revision: str
@@ -37,7 +37,7 @@ class Release:
     @cached_property
     def _environment(self) -> dict[str, str]:
         settings = (self.root / "bindings" / "settings.py").read_text(encoding="utf-8")
-        unknown = {name for name in OF_LATER_RELEASES if name.removeprefix("BINDINGS_").lower() not in settings}
+        unknown = {name for name in OF_LATER_VERSIONS if name.removeprefix("BINDINGS_").lower() not in settings}
         return {name: value for name, value in self.environment.items() if name not in unknown}
 
     def replica(self, log: Path) -> Replica:
@@ -45,14 +45,14 @@ class Release:
         return Replica(log, self._environment, root=self.root)
 
     def upgrade(self) -> None:
-        """Migrate the database to the revision of this release."""
+        """Migrate the database to the revision of this version."""
         if self.root == ROOT:
             migrations.upgrade(self._url)
         else:
             self._run("upgrade")
 
     def downgrade(self, revision: str) -> None:
-        """Undo migrations of this release, whatever is lost with them."""
+        """Undo migrations of this version, whatever is lost with them."""
         if self.root == ROOT:
             downgrade.run(self._url, downgrade.plan(self._url, revision), Caller(actor="test"))
         else:
@@ -68,18 +68,18 @@ class Release:
             assert command.process.wait(300) == 0, log.read_text()
 
 
-def release(revision: str, folder: Path, environment: Mapping[str, str]) -> Release:
-    """Return the release for `revision`: this checkout if it is the newest, else one from the history.
+def version_for(revision: str, folder: Path, environment: Mapping[str, str]) -> Version:
+    """Return the version for `revision`: this checkout if it is the newest, else one from the history.
 
     Skips the test if the history is not there or does not reach back to it.
     """
     if revision == HEAD:
-        return Release(revision=revision, root=ROOT, environment=environment)
+        return Version(revision=revision, root=ROOT, environment=environment)
     root = folder / revision
     archive = _git("archive", _last_commit(revision), "bindings", "migrations")
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
         files.extractall(root, filter="data")
-    return Release(revision=revision, root=root, environment=environment)
+    return Version(revision=revision, root=root, environment=environment)
 
 
 def _last_commit(revision: str) -> str:
@@ -100,4 +100,4 @@ def _git(*arguments: str) -> bytes:
 
 
 def _skip(why: str) -> NoReturn:
-    pytest.skip(f"NO RELEASE RAN BESIDE THE ONE BEFORE: {why}")
+    pytest.skip(f"NO VERSION RAN BESIDE THE ONE BEFORE: {why}")
