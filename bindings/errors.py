@@ -26,13 +26,13 @@ binding failed. The meaning of provider statuses is not here; see `provider.stat
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from dataclasses import dataclass
 from datetime import UTC, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from bindings import docstrings
 from bindings.domain.binding import Holder, Reason, State
 from bindings.domain.explanation import Explanation, ResponsibleParty
 
@@ -623,7 +623,7 @@ def _restore(kind: type[BindingsError], args: tuple[Any, ...], attributes: dict[
 
 
 def _first_line(kind: type[BindingsError]) -> str:
-    return (inspect.getdoc(kind) or kind.__name__).partition("\n")[0].rstrip(".")
+    return (docstrings.of(kind) or kind.__name__).partition("\n")[0].rstrip(".")
 
 
 if not TYPE_CHECKING:  # hidden from the type checker, which would accept every name after it

@@ -10,6 +10,7 @@ import ipaddress
 import os
 import re
 import shlex
+import sys
 from datetime import timedelta, timezone
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypedDict
@@ -386,7 +387,10 @@ def _from_environment(source: Mapping[str, str]) -> tuple[dict[str, Any], list[t
     for variable, value in source.items():
         if not variable.startswith(PREFIX) or variable.startswith(IGNORED_PREFIX):
             continue
-        if variable in fields:
+        if variable in fields and any(map(_is_surrogate, value)):
+            encoding = sys.getfilesystemencoding()
+            faults.append((variable, f"is not text in {encoding}: set PYTHONUTF8=1 for values in UTF-8"))
+        elif variable in fields:
             values[fields[variable]] = value.strip()
         elif variable in file_fields:
             field = file_fields[variable]
@@ -401,6 +405,11 @@ def _from_environment(source: Mapping[str, str]) -> tuple[dict[str, Any], list[t
         elif not _SERVICE_LINK.fullmatch(f"{variable}={value}"):
             faults.append((variable, "is not a setting of bindings; `bindings config` lists them"))
     return values, faults
+
+
+def _is_surrogate(character: str) -> bool:
+    """Return whether the character stands for a byte that is not text in the encoding of this process."""
+    return "\ud800" <= character <= "\udfff"
 
 
 def _file_text(path: str) -> str:

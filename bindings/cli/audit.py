@@ -26,7 +26,7 @@ def audit() -> None:
 
 
 @audit.command(name="new-key")
-@click.argument("file")
+@click.argument("file", type=options.FilePath())
 @options.as_json
 def new_key(*, file: str, as_json: bool) -> None:
     """Write a new private key to FILE, which must not exist, and print its public key.
@@ -69,12 +69,21 @@ def head(command: click.Context, *, as_json: bool) -> None:
 @click.option(
     f"--{PUBLIC_KEY}",
     "public_keys",
+    type=options.FilePath(),
     metavar="FILE",
     multiple=True,
     help="File with public keys, as PEM; repeatable. Default: that of BINDINGS_SEAL_KEY_FILE.",
 )
-@click.option("--events", "events_path", metavar="FILE", help="File of `bindings export sealed-events`.")
-@click.option("--seals", "seals_path", metavar="FILE", help="File of `bindings export seals`.")
+@click.option(
+    "--events",
+    "events_path",
+    type=options.FilePath(),
+    metavar="FILE",
+    help="File of `bindings export sealed-events`.",
+)
+@click.option(
+    "--seals", "seals_path", type=options.FilePath(), metavar="FILE", help="File of `bindings export seals`."
+)
 @click.option("--head", "heads", metavar="N:HASH", multiple=True, help="A head that was kept; repeatable.")
 @options.as_json
 @click.pass_context

@@ -51,6 +51,7 @@ _output_option = click.option(
     "--output",
     "-o",
     "path",
+    type=options.FilePath(),
     metavar="FILE",
     help="Write to FILE, compressed if it ends with .gz. If the export fails, no file is written.",
 )

@@ -7,9 +7,10 @@ Imports nothing heavy: `--help` uses this module.
 from __future__ import annotations
 
 import functools
+import os
 import re
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
@@ -72,6 +73,20 @@ class PhoneOnInput(PhoneNumber):
         return super().convert(value, param, ctx)
 
 
+class FilePath(click.ParamType[Any]):
+    """The path of a file, in the form in which this locale names it."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ARG002
+        """Return the text that was read (`decode`) as the path that was typed."""
+        try:
+            os.fsencode(value)
+        except UnicodeEncodeError:
+            return os.fsdecode(value.encode())
+        return value
+
+
 class PointInTime(click.ParamType[Any]):
     """A time, or how long ago it was: 24h, 7d, 90min, 30s. The service reads any other text."""
 
@@ -85,6 +100,20 @@ class PointInTime(click.ParamType[Any]):
         from datetime import UTC, datetime, timedelta
 
         return datetime.now(UTC) - timedelta(seconds=int(match[1]) * SECONDS[match[2]])
+
+
+def decode(argument: str) -> str:
+    """Return an argument of the command line as text.
+
+    Bytes that are no text in the encoding of the locale are read as UTF-8: in the locale C it is ASCII if the
+    UTF-8 mode of Python is off. What is not UTF-8 either is left as it is.
+    """
+    try:
+        argument.encode()
+    except UnicodeEncodeError:  # it has surrogates, in the place of such bytes
+        with suppress(UnicodeDecodeError):
+            return os.fsencode(argument).decode()
+    return argument
 
 
 def time_option(*names: str, help_text: str) -> Callable[[Command], Command]:

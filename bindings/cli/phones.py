@@ -25,7 +25,7 @@ def phones() -> None:
 
 
 @phones.command("new-keys")
-@click.argument("file", metavar="FILE")
+@click.argument("file", type=options.FilePath(), metavar="FILE")
 @options.as_json
 def new_keys(*, file: str, as_json: bool) -> None:
     """Write new keys for phones to a new file that only its owner may read. Needs no database.

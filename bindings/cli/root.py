@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bindings import __version__
+from bindings import __version__, docstrings
+from bindings.cli import options
 from bindings.jobs.registry import JOBS
 
 if TYPE_CHECKING:
@@ -78,6 +79,15 @@ Exit codes:
 Settings come from BINDINGS_... variables; `bindings config` shows them. To see how it works: `bindings demo`."""
 
 
+def _add_help(command: click.Command) -> None:
+    """Give a command and its subcommands their help, which `python -OO` has removed."""
+    if docstrings.ARE_REMOVED:
+        if command.help is None and command.callback is not None:
+            command.help = docstrings.of(command.callback)
+        for subcommand in getattr(command, "commands", {}).values():
+            _add_help(subcommand)
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported on use; `sections`: "module:attribute" by section and command name."""
 
@@ -97,6 +107,7 @@ class LazyGroup(click.Group):
             return None
         module, _, attribute = target.partition(":")
         command: click.Command = getattr(import_module(f"bindings.cli.{module}"), attribute)
+        _add_help(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -116,7 +127,9 @@ class Root(LazyGroup):
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **_: Any
     ) -> None:
         """Run the command that `args` name and exit with its code; without arguments, show the help."""
-        arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
+        arguments = [options.decode(argument) for argument in (sys.argv[1:] if args is None else args)] or [
+            "--help"
+        ]
         try:
             code = super().main(arguments, prog_name or "bindings", standalone_mode=False)
         except (click.Abort, KeyboardInterrupt):
@@ -179,4 +192,5 @@ def main() -> None:
             stream.reconfigure(
                 errors="backslashreplace"
             )  # a reference may have characters that the terminal cannot show
+    _add_help(root)
     root.main()

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 @click.command()
 @options.phone_on_input
 @click.option("--reason", metavar="TEXT", help="Reason; recorded with each binding. Required.")
-@click.option("--output", "-o", "path", metavar="FILE", help="File to write, readable by you only. Required.")
+@click.option(
+    "--output",
+    "-o",
+    "path",
+    type=options.FilePath(),
+    metavar="FILE",
+    help="File to write, readable by you only. Required.",
+)
 @options.as_json
 def subject(*, phone: RawValue, reason: str | None, path: str | None, as_json: bool) -> None:
     """Write every row about a person's phone to a file, as NDJSON, for the answer to an access request.

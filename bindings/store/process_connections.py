@@ -12,6 +12,8 @@ treated as restored.
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -179,8 +181,14 @@ def _absolute(url: str) -> tuple[str, str | None]:
         return url, None
     try:
         path = str(Path(target.database).absolute())
+        os.fsencode(path)
+        path.encode()
     except FileNotFoundError:
         message = "is a relative path, and the working directory of this process was deleted"
+        raise InvalidRequest([FieldError(URL_VARIABLE, message)]) from None
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        message = f"has a character that file names of this process ({encoding}) cannot have: set PYTHONUTF8=1"
         raise InvalidRequest([FieldError(URL_VARIABLE, message)]) from None
     return target.set(database=path).render_as_string(hide_password=False), path
 
