@@ -44,8 +44,12 @@ COLUMNS = tuple(idempotency_key.label(name) if name == "idempotency_key" else bi
 # can take the place of this.
 BindingFields: Any = make_dataclass("BindingFields", [(name, Any, None) for name in FIELDS], slots=True)
 _values_of = attrgetter(*FIELDS)
+_ID = FIELDS.index("id")
 _A, _B = (FIELDS.index(name) for name in PHONES)
 _FIRST_SEALED = len(FIELDS)
+_PHONE_COLUMNS = tuple(
+    (FIELDS.index(name), f"bindings.{name}", sealed) for sealed, name in enumerate(PHONES, _FIRST_SEALED)
+)
 _PHONE_KEY = _FIRST_SEALED + len(PHONES)
 _NONE: Mapping[str, Phone] = {}
 _BY_ID = CompiledStatement(select(*COLUMNS).where(bindings.c.id == bindparam("id", type_=BindingId)))
@@ -74,15 +78,14 @@ def to_binding(row: Sequence[Any] | Row[Any], phone_by_index: Mapping[str, Phone
 
     `phone_by_index` has phones by their blind indexes, which need not be opened again.
     """
-    fields_of_row = BindingFields(*row[:_FIRST_SEALED])
+    values = row[:_FIRST_SEALED]
     key = row[_PHONE_KEY]
     if key is not None or isinstance(row[_A], BlindIndex) or isinstance(row[_B], BlindIndex):
-        for sealed, name in enumerate(PHONES, _FIRST_SEALED):
-            value = getattr(fields_of_row, name)
-            phone = phone_by_index.get(value) or read_phone(
-                key, f"bindings.{name}", fields_of_row.id, value, row[sealed]
-            )
-            setattr(fields_of_row, name, phone)
+        values = list(values)
+        for phone, column, sealed in _PHONE_COLUMNS:
+            stored = row[phone]
+            values[phone] = phone_by_index.get(stored) or read_phone(key, column, row[_ID], stored, row[sealed])
+    fields_of_row = BindingFields(*values)
     fields_of_row.mode = _MODES[fields_of_row.mode]
     fields_of_row.state = _STATES[fields_of_row.state]
     return frozen(fields_of_row)
