@@ -113,7 +113,7 @@ def next_steps(
             return (ScheduledStep(text="recover repeats the unbind at the provider", at=None), ends)
         case State.IN_DOUBT:
             is_looked_for = next_scan is not None and resolution_times.is_looked_for(config, binding)
-            look = ScheduledStep(text="looks at a few pages of the list may adopt it", at=binding.settle_by)
+            look = ScheduledStep(text="a look at a few pages of the list may adopt it", at=binding.settle_by)
             steps = _steps_in_doubt(binding, now, config, next_scan)
             return (look, *steps) if is_looked_for and now < binding.settle_by else steps
         case _:
