@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from bindings.cli import context, options, output
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bindings.monitoring.check import Check
 
 COLOURS = {"ok": "green", "warn": "yellow", "red": "bold red"}  # by level
 
@@ -33,11 +40,20 @@ def doctor(command: click.Context, *, as_json: bool) -> None:
             [[check.level, check.name, output.escape_unprintable(check.seen)] for check in checks],
             colours=COLOURS,
         )
-        for check in checks:
-            if check.todo is not None:
-                output.message(f"{check.name}: {output.escape_unprintable(check.todo)}")
+        for todo, names in _names_by_todo(checks).items():
+            label = names[0] if len(names) == 1 else f"{len(names)} checks"
+            output.message(f"{label}: {output.escape_unprintable(todo)}")
     if worst is Level.RED:
         command.exit(1)
+
+
+def _names_by_todo(checks: Iterable[Check]) -> dict[str, list[str]]:
+    """Return what to do, once each, with the checks that say it: one that fails can keep many from running."""
+    names: dict[str, list[str]] = {}
+    for check in checks:
+        if check.todo is not None:
+            names.setdefault(check.todo, []).append(check.name)
+    return names
 
 
 @click.command()

@@ -241,7 +241,10 @@ def _restore(database: Database) -> Check:
 
 def _sweep(database: Database, config: Settings) -> Check:
     last = database.read(job_runs.last_finished, "expire")
-    todo = "run `bindings scheduler` (or `bindings expire` once): only this job records bindings as expired"
+    todo = (
+        "run `bindings scheduler` (or `bindings expire` once): only this job records bindings as expired, and no"
+        " replica of `bindings serve` is ready without it"
+    )
     if last is None:
         observed = "no finished run of the expire job is recorded"
         return Check(name="sweep", level=Level.WARN, seen=observed, todo=todo)

@@ -134,6 +134,10 @@ def test_missing_schema_is_red_and_names_the_command(shell: Shell, tmp_path: Pat
     assert (checks["schema"]["level"], checks["schema"]["todo"]) == ("red", "run `bindings db upgrade`")
     assert checks["sweep"]["seen"] == "not checked"
     assert checks["account"]["level"] == "ok"
+    advice = "correct `schema` first, then check again"
+    count = sum(check["todo"] == advice for check in checks.values())
+    lines = shell.run("doctor").err.splitlines()
+    assert [line for line in lines if advice in line] == [f"{count} checks: {advice}"]
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,10 @@ OPEN_TRANSACTION = "the events of the last {} are in no feed and no webhook: a t
 WAITED = "{}; the oldest event that is due has waited for {}"
 NEXT_SCAN = "check that a scheduler runs: until the next one no scan resolves a doubt or finds foreign bindings"
 SET_CLOCK = "set the clock that is wrong (NTP)"
-START_SCHEDULER = "run `bindings scheduler` (or `bindings expire` once): only this job records bindings as expired"
+START_SCHEDULER = (
+    "run `bindings scheduler` (or `bindings expire` once): only this job records bindings as expired, and no "
+    "replica of `bindings serve` is ready without it"
+)
 RESOLVE_DOUBTS = (
     "`bindings doubts` lists them; `bindings reconcile` searches the provider's list for them, and "
     "`bindings recover` repeats unbinds"
