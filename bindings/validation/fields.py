@@ -13,8 +13,9 @@ import re
 import uuid
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from enum import StrEnum
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 from urllib.parse import urlsplit
 
 from bindings.domain.access_log import AccessKind
@@ -27,6 +28,8 @@ from bindings.domain.text import has_control_characters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+Member = TypeVar("Member", bound=StrEnum)
 
 MAX_EXPIRE_S = 259_200  # 72 h
 MAX_POOL_NUMBER = 20
@@ -99,14 +102,14 @@ def middle_number(value: object) -> str:
 
 def expire_s(value: object) -> int:
     """Return the duration of a binding in seconds."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_EXPIRE_S:
+    if not _is_whole_number(value) or not 1 <= value <= MAX_EXPIRE_S:
         raise ValueError(f"must be a whole number of seconds from 1 to {MAX_EXPIRE_S} (72 h)")
     return value
 
 
 def warn_s(value: object) -> int:
     """Return how many seconds before the end of a binding its `expires_soon` event is due; 0 for no event."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MAX_EXPIRE_S:
+    if not _is_whole_number(value) or not 0 <= value < MAX_EXPIRE_S:
         raise ValueError("must be a whole number of seconds from 0 (no warning), less than expire_s")
     return value
 
@@ -121,26 +124,17 @@ def mode(value: object) -> Mode:
 
 def state(value: object) -> State:
     """Return the binding state of this name."""
-    try:
-        return State(str(value))
-    except ValueError:
-        raise ValueError(f"must be one of {', '.join(State)}") from None
+    return _member(State, value)
 
 
 def order(value: object) -> Order:
     """Return the order of a list of bindings of this name."""
-    try:
-        return Order(str(value))
-    except ValueError:
-        raise ValueError(f"must be one of {', '.join(Order)}") from None
+    return _member(Order, value)
 
 
 def access_kind(value: object) -> AccessKind:
     """Return the kind of entries of the access log with this name."""
-    try:
-        return AccessKind(str(value))
-    except ValueError:
-        raise ValueError(f"must be one of {', '.join(AccessKind)}") from None
+    return _member(AccessKind, value)
 
 
 def boolean(value: object) -> bool:
@@ -152,38 +146,31 @@ def boolean(value: object) -> bool:
 
 def role(value: object) -> Role:
     """Return the role of this name, for an API key."""
-    try:
-        return Role(str(value))
-    except ValueError:
-        raise ValueError(f"must be one of {', '.join(Role)}") from None
+    return _member(Role, value)
 
 
 def rate_limit(value: object) -> int:
     """Return the rate limit of an API key, in requests per second."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_RATE_LIMIT:
+    if not _is_whole_number(value) or not 1 <= value <= MAX_RATE_LIMIT:
         raise ValueError(f"must be a whole number of requests per second from 1 to {MAX_RATE_LIMIT}")
     return value
 
 
 def limit(value: object) -> int:
     """Return the largest number of rows for a page."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_LIMIT:
+    if not _is_whole_number(value) or not 1 <= value <= MAX_LIMIT:
         raise ValueError(f"must be a whole number from 1 to {MAX_LIMIT}")
     return value
 
 
 def window_s(value: object) -> float:
     """Return the distance in seconds within which a trace lists near misses."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_WINDOW_S:
-        raise ValueError(f"must be a number of seconds from 0 to {MAX_WINDOW_S}")
-    return float(value)
+    return _seconds(value, MAX_WINDOW_S)
 
 
 def wait_s(value: object) -> float:
     """Return how many seconds a reader of the change feed waits for an event."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_WAIT_S:
-        raise ValueError(f"must be a number of seconds from 0 to {MAX_WAIT_S}")
-    return float(value)
+    return _seconds(value, MAX_WAIT_S)
 
 
 def instant(value: object) -> datetime:
@@ -281,3 +268,20 @@ def _cursor_text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("must be text: the next_cursor of an earlier page")  # noqa: TRY004 -- as for other values
     return value
+
+
+def _member(kind: type[Member], value: object) -> Member:
+    try:
+        return kind(str(value))
+    except ValueError:
+        raise ValueError(f"must be one of {', '.join(kind)}") from None
+
+
+def _is_whole_number(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _seconds(value: object, longest_s: int) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= longest_s:
+        raise ValueError(f"must be a number of seconds from 0 to {longest_s}")
+    return float(value)
