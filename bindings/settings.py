@@ -13,7 +13,7 @@ import shlex
 import sys
 from datetime import timedelta, timezone
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -31,6 +31,8 @@ from bindings import secret_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from pydantic_core import ErrorDetails
 
 PREFIX = "BINDINGS_"
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -52,19 +54,17 @@ _SERVICE_LINK = re.compile(
     )""",
     re.VERBOSE,
 )
-
-
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _MAX_FILE = 65_536  # bytes of a file with a value
 
 
 class SettingsError(ValueError):
-    """The settings are not valid; `faults` has a (variable, message) pair for each error."""
+    """The settings are not valid; `errors` has a (variable, message) pair for each."""
 
-    def __init__(self, faults: tuple[tuple[str, str], ...]) -> None:
-        super().__init__("; ".join(f"{variable}: {message}" for variable, message in faults))
-        self.faults = faults
+    def __init__(self, errors: tuple[tuple[str, str], ...]) -> None:
+        super().__init__("; ".join(f"{variable}: {message}" for variable, message in errors))
+        self.errors = errors
 
 
 def _zone(value: Any) -> Any:
@@ -359,29 +359,29 @@ class SettingsValues(TypedDict, total=False):
     log_format: str | None
 
 
-def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+def load(environment: Mapping[str, str] | None = None, **overrides: Unpack[SettingsValues]) -> Settings:
     """Return the settings of `overrides` (those that are not None), then of the environment, then the defaults.
 
     A secret may be in a file that `BINDINGS_<NAME>_FILE` names. Raises `SettingsError` with all errors. Reads the
     environment and files; safe to repeat.
     """
     source = os.environ if environment is None else environment
-    values, faults = _from_environment(source)
+    values, errors = _from_environment(source)
     values |= {name: value for name, value in overrides.items() if value is not None}
     settings: Settings | None = None
     try:
         settings = Settings(**values)
     except ValidationError as invalid:
-        faults += [_fault(error) for error in invalid.errors()]
-    if settings is None or faults:
-        raise SettingsError(tuple(sorted(set(faults))))
+        errors += [_error(detail) for detail in invalid.errors()]
+    if settings is None or errors:
+        raise SettingsError(tuple(sorted(set(errors))))
     return settings
 
 
 def _from_environment(source: Mapping[str, str]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """Return the values by setting, and the errors by variable."""
     values: dict[str, Any] = {}
-    faults: list[tuple[str, str]] = []
+    errors: list[tuple[str, str]] = []
     fields = {_variable(name): name for name in Settings.model_fields}
     file_fields = {f"{PREFIX}{name}_FILE": name.lower() for name in FROM_FILE}
     for variable, value in source.items():
@@ -395,16 +395,16 @@ def _from_environment(source: Mapping[str, str]) -> tuple[dict[str, Any], list[t
         elif variable in file_fields:
             field = file_fields[variable]
             if _variable(field) in source:
-                faults.append((variable, f"is set together with {_variable(field)}; set only one of them"))
+                errors.append((variable, f"is set together with {_variable(field)}; set only one of them"))
             try:
                 values[field] = _file_text(value.strip())
             except UnicodeDecodeError:
-                faults.append((variable, "names a file that is not text in UTF-8"))
+                errors.append((variable, "names a file that is not text in UTF-8"))
             except (OSError, ValueError):
-                faults.append((variable, "names a file that cannot be read"))
+                errors.append((variable, "names a file that cannot be read"))
         elif not _SERVICE_LINK.fullmatch(f"{variable}={value}"):
-            faults.append((variable, "is not a setting of bindings; `bindings config` lists them"))
-    return values, faults
+            errors.append((variable, "is not a setting of bindings; `bindings config` lists them"))
+    return values, errors
 
 
 def _is_surrogate(character: str) -> bool:
@@ -418,11 +418,11 @@ def _file_text(path: str) -> str:
     return content.decode("utf-8-sig").strip()
 
 
-def _fault(error: Any) -> tuple[str, str]:
+def _error(detail: ErrorDetails) -> tuple[str, str]:
     """Return the name to report, and what is wrong with it; an unknown name is that of an argument."""
-    name = str(error["loc"][0])
-    if error["type"] != "extra_forbidden":
-        return _variable(name), str(error["msg"]).removeprefix("Value error, ")
+    name = str(detail["loc"][0])
+    if detail["type"] != "extra_forbidden":
+        return _variable(name), detail["msg"].removeprefix("Value error, ")
     similar = get_close_matches(name, Settings.model_fields, n=1)
     return name, "is not a setting" + (f"; did you mean {similar[0]}?" if similar else "")
 

@@ -128,7 +128,7 @@ def load(environment: Mapping[str, str] | None = None) -> tuple[Settings | None,
     try:
         config = settings.load(environment)
     except settings.SettingsError as error:
-        names = ", ".join(dict.fromkeys(variable for variable, _ in error.faults))
+        names = ", ".join(dict.fromkeys(variable for variable, _ in error.errors))
         return None, Check(name="settings", level=Level.RED, seen=str(error), todo=f"correct {names}")
     return config, Check(name="settings", level=Level.OK, seen="every variable has the required form")
 

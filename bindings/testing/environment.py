@@ -66,7 +66,8 @@ class Environment:
         It is closed together with the environment. `Busy` if the environment is closed.
         """
         self._require_open()
-        checked = validation.settings({}, **{**self.settings, **settings})
+        values: SettingsValues = {**self.settings, **settings}
+        checked = validation.settings({}, **values)
         caller = validation.caller(actor=actor, request_id=None)
         runtime = open_runtime(checked, caller, clock=self.clock.host_clock(), read_clock=self.clock.now)
         return self._resources.enter_context(BindingService(runtime))

@@ -13,7 +13,7 @@ import re
 import uuid
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar, Unpack
 
 from bindings.clock import MAX_SKEW_S
 from bindings.domain.access_log import AccessFilters
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from bindings.domain.phone import Phone
     from bindings.domain.roles import Role
     from bindings.domain.selection import SelectionToken
-    from bindings.settings import Settings
+    from bindings.settings import Settings, SettingsValues
 
 Value = TypeVar("Value")
 
@@ -509,7 +509,7 @@ def key(*, name: object, role: object, rate_limit: object, expires_at: object) -
     )
 
 
-def settings(environment: Mapping[str, str] | None = None, **overrides: object) -> Settings:
+def settings(environment: Mapping[str, str] | None = None, **overrides: Unpack[SettingsValues]) -> Settings:
     """Return the settings from the `environment` (None: the process's); `overrides` are fields of `Settings`.
 
     `InvalidRequest` names each wrong setting by its variable.
@@ -519,7 +519,7 @@ def settings(environment: Mapping[str, str] | None = None, **overrides: object) 
     try:
         return load(environment, **overrides)
     except SettingsError as error:
-        raise InvalidRequest([FieldError(variable, message) for variable, message in error.faults]) from None
+        raise InvalidRequest([FieldError(variable, message) for variable, message in error.errors]) from None
 
 
 def binding_id(value: object) -> str:

@@ -7,7 +7,7 @@ import os
 import shlex
 import stat
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import pytest
 from sqlalchemy import text, update
@@ -26,6 +26,7 @@ from tests.service.phone_keys import key, phone_keys, ring, write_ring, write_se
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bindings.settings import SettingsValues
     from tests.service.harness import ServiceHarness
 
 ROW = "018f0000-0000-7000-8000-000000000000"
@@ -33,11 +34,11 @@ OTHER_ROW = "018f0000-0000-7000-8000-000000000001"
 NUMBERS = KeyNumbers(1, 1)
 
 
-def keys_of(**settings: str) -> PhoneKeys | None:
+def keys_of(**settings: Unpack[SettingsValues]) -> PhoneKeys | None:
     return phone_key_source.load(load({}, **settings))
 
 
-def refusal(**settings: str) -> str:
+def refusal(**settings: Unpack[SettingsValues]) -> str:
     with pytest.raises(InvalidRequest) as refused:
         keys_of(**settings)
     return str(refused.value)

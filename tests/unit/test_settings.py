@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -11,6 +11,11 @@ from bindings.settings import Settings, SettingsError, SettingsValues, load
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def named(name: str, value: str | None) -> SettingsValues:
+    """Return a setting whose name is a parameter of the test; its value may be wrong."""
+    return cast("SettingsValues", {name: value})
 
 
 def test_defaults_are_the_documented_ones() -> None:
@@ -48,7 +53,7 @@ def test_all_errors_are_reported_together_by_variable_and_without_values() -> No
     }
     with pytest.raises(SettingsError) as refused:
         load(environment)
-    assert {variable for variable, _ in refused.value.faults} == set(environment)
+    assert {variable for variable, _ in refused.value.errors} == set(environment)
     assert "hunter2" not in str(refused.value)
     assert "hunter2" not in repr(refused.value)
 
@@ -106,7 +111,7 @@ def test_variable_that_only_resembles_a_kubernetes_service_is_refused(variable: 
 def test_argument_overrides_the_environment_unless_it_is_none() -> None:
     environment = {"BINDINGS_SCOPE": "from-environment"}
     assert load(environment, scope="given").scope == "given"
-    assert load(environment, scope=None).scope == "from-environment"
+    assert load(environment, **named("scope", None)).scope == "from-environment"
 
 
 def test_secret_is_read_from_a_file(tmp_path: Path) -> None:
@@ -153,7 +158,7 @@ def test_white_space_around_the_value_of_a_variable_is_no_part_of_it() -> None:
 @pytest.mark.parametrize("name", ["provider_api_key", "provider_api_secret"])
 def test_secret_that_no_header_can_carry_is_refused(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=f"BINDINGS_{name.upper()}: must be visible ASCII") as refused:
-        load({}, **{name: value})
+        load({}, **named(name, value))
     assert "ter2" not in str(refused.value)
 
 
@@ -181,7 +186,7 @@ def test_secret_that_no_header_can_carry_is_refused(name: str, value: str) -> No
 )
 def test_value_that_no_call_could_use_is_refused_at_the_start(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=f"BINDINGS_{name.upper()}: ") as refused:
-        load({}, **{name: value})
+        load({}, **named(name, value))
     assert "hunter2" not in str(refused.value)
 
 
@@ -307,7 +312,7 @@ ADDRESS = "https://api.laaffic.com"
 def test_base_address_with_the_path_of_the_api_is_refused_with_the_right_one(path: str) -> None:
     with pytest.raises(SettingsError) as refused:
         load({"BINDINGS_PROVIDER_URL": ADDRESS + path})
-    ((variable, message),) = refused.value.faults
+    ((variable, message),) = refused.value.errors
     assert variable == "BINDINGS_PROVIDER_URL"
     assert message.endswith(f"it must be {ADDRESS}")
 
@@ -352,8 +357,8 @@ def test_path_prefix_is_checked_and_belongs_to_the_path_of_the_api() -> None:
 )
 def test_unknown_argument_is_named_as_it_was_written(name: str, hint: str) -> None:
     with pytest.raises(SettingsError) as refused:
-        load({}, **{name: "hunter2"})
-    assert refused.value.faults[0][0] == name
+        load({}, **named(name, "hunter2"))
+    assert refused.value.errors[0][0] == name
     assert hint in str(refused.value)
     assert "BINDINGS" not in str(refused.value)
     assert "hunter2" not in str(refused.value)
@@ -396,7 +401,7 @@ def test_settings_of_the_sign_in_by_a_proxy_are_complete_and_trust_no_client(
     environment = {name: value for name, value in (PROXY | changes).items() if value is not None}
     with pytest.raises(SettingsError) as refused:
         load(environment)
-    assert variable in {name for name, _ in refused.value.faults}
+    assert variable in {name for name, _ in refused.value.errors}
 
 
 def test_groups_are_mapped_to_roles_as_written() -> None:
