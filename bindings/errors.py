@@ -261,8 +261,8 @@ class AlreadyReplaced(NotActive):
 
     code = "already-replaced"
 
-    def __init__(self, message: str | None = None, *, binding_id: str, successor_id: str) -> None:
-        super().__init__(message or f"{_first_line(type(self))}: {successor_id}", binding_id=binding_id)
+    def __init__(self, *, binding_id: str, successor_id: str) -> None:
+        super().__init__(f"{_first_line(type(self))}: {successor_id}", binding_id=binding_id)
         self.successor_id = successor_id
 
     def problem(self) -> dict[str, Any]:

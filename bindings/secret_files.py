@@ -42,9 +42,8 @@ def read(path: str | Path, *, max_bytes: int) -> tuple[bytes, str | None]:
 def create(path: str | Path, content: bytes) -> None:
     """Create a file with this content that only its owner can use; return when it is on disk.
 
-    So is its name, except in a folder that cannot be written to disk (`_sync_folder`).
-    Raises `FileExistsError` if there is such a file, which is not changed, and `OSError` if it cannot be written:
-    then there is no file.
+    So is its name, except in a folder that cannot be written to disk (`_sync_folder`). Raises `FileExistsError` if
+    there is such a file, which is not changed, and `OSError` if it cannot be written: then there is no file.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
     try:

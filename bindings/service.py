@@ -83,7 +83,7 @@ class BindingService:
 
     @classmethod
     def from_env(cls) -> Self:
-        """Open with the settings of the environment."""
+        """Open with the settings of the environment, and connect; raises as `open` does."""
         return cls.open()
 
     @classmethod
@@ -149,7 +149,7 @@ class BindingService:
 
     @property
     def access_log(self) -> AccessLog:
-        """Reveals of full phones, searches by a phone, and exports."""
+        """Return the access log: reveals of full phones, searches by a phone, exports and administrative acts."""
         return AccessLog(self.runtime)
 
     @property
@@ -169,7 +169,7 @@ class BindingService:
 
     @property
     def investigation(self) -> Investigation:
-        """Queries of the audit console: the bindings of a number, and reveals of them."""
+        """Return the queries of the audit console: the bindings of a number, and reveals of them."""
         return Investigation(self.runtime.database)
 
     @property
@@ -495,8 +495,8 @@ class BindingService:
 
         `state` is the state as recorded, so one recorded as active may be past its end, or asked to end;
         `state_reason` is the binding's `reason`. `active` is True for the bindings that `lookup` would return now,
-        and False for all others.
-        `actor` is the actor that requested the binding, at or after `requested_from` and before `requested_to`.
+        and False for all others. `actor` is the actor that requested the binding, at or after `requested_from` and
+        before `requested_to`.
         `limit` is 1 to 200. Pass `next_cursor` as `cursor` for the next page; it is None at the end.
         """
         filters, size, position = validation.filters(
@@ -561,8 +561,8 @@ class BindingService:
 
         `next_cursor` is never None: pass it as `after` to continue. An event that commits late is never skipped.
         Without `after` the feed begins with the oldest event that is kept; with `after="latest"` the page is empty
-        and its cursor is `feed_end()`. `InvalidRequest` if retention has
-        deleted events after the cursor, or if the database was restored to a moment before it.
+        and its cursor is `feed_end()`. `InvalidRequest` if retention has deleted events after the cursor, or if
+        the database was restored to a moment before it.
         """
         return self._queries.events(after=after, limit=limit)
 

@@ -26,8 +26,8 @@ class AccessLogEntry:
     """One reveal, search by a phone, export or administrative act.
 
     `reason` is why phones were shown in full (None: they were masked). `act` is an `Act`, or another text if a
-    later version wrote it; None for the others. `key_id` is the id of the API key that acted, if one
-    did. `reference` is that of the binding.
+    later version wrote it; None for the others. `key_id` is the id of the API key that acted, if one did.
+    `reference` is that of the binding.
     """
 
     at: datetime

@@ -29,8 +29,8 @@ class SearchFilters:
     """What the bindings of a search match, all of it; a filter that is None matches every binding.
 
     `state` is the state as recorded, and `state_reason` why it is so; `active` is whether a caller may rely on the
-    binding now, as in a lookup.
-    `phone` and `middle_number` match either party. The time of the request is in [requested_from, requested_to).
+    binding now, as in a lookup. `phone` and `middle_number` match either party. The time of the request is in
+    [requested_from, requested_to).
     """
 
     state: State | None = None
