@@ -71,6 +71,33 @@ def move(harness: ServiceHarness) -> None:
     harness.database.write(lambda tx: tx.connection.execute(update(account).values(tx_offset=0)))
 
 
+def move_after_deliveries(before: ServiceHarness, receiver: Receiver) -> int:
+    """Move the cluster with one binding and a webhook that has all its events, and return their number."""
+    before.service.webhooks.add(url=receiver.url)
+    before.bind(A, B)
+    deliver_all(before)
+    delivered = len(receiver.messages)
+    move(before)
+    return delivered
+
+
+def deliver_all(harness: ServiceHarness) -> None:
+    feed_has_caught_up(harness.service)
+    deliver_pending(harness.service.runtime)
+
+
+def write_hold(tx: Transaction) -> None:
+    events.append_without_binding(tx, EventKind.HELD, CALLER, {})
+
+
+def continue_in_thread(harness: ServiceHarness) -> threading.Thread:
+    """Continue the numbers in a thread, and return it when the numbers are no longer behind."""
+    continuing = threading.Thread(target=lambda: cluster_move.continue_numbers(harness.database, CALLER))
+    continuing.start()
+    wait_for(lambda: not cluster_move.numbers_are_behind(harness.database))
+    return continuing
+
+
 def feed_check(service: BindingService) -> Level:
     return next(check.level for check in health.service_checks(service.runtime) if check.name == "feed")
 
@@ -121,14 +148,9 @@ def test_readers_and_webhooks_go_on_after_the_move(before: ServiceHarness, recei
 def test_events_written_before_the_numbers_continue_reach_the_webhooks_once(
     before: ServiceHarness, receiver: Receiver
 ) -> None:
-    service = before.service
-    service.webhooks.add(url=receiver.url)
-    before.bind(A, B)
-    deliver_all(before)
-    delivered = len(receiver.messages)
-    move(before)
+    delivered = move_after_deliveries(before, receiver)
     shown = before.bind(C, D)
-    service.reveal([shown.id], reason="a complaint")  # sent only to a webhook that names its kind
+    before.service.reveal([shown.id], reason="a complaint")  # sent only to a webhook that names its kind
     deliver_all(before)
     assert len(receiver.messages) == delivered, "a process that went on has written, and nothing is sent"
     assert cluster_move.continue_numbers(before.database, CALLER)
@@ -151,12 +173,7 @@ def test_webhook_added_since_the_move_gets_no_older_event(before: ServiceHarness
 
 
 def test_no_event_of_concurrent_writers_is_skipped(before: ServiceHarness, receiver: Receiver) -> None:
-    service = before.service
-    service.webhooks.add(url=receiver.url)
-    before.bind(A, B)
-    deliver_all(before)
-    delivered = len(receiver.messages)
-    move(before)
+    delivered = move_after_deliveries(before, receiver)
     phones = [(f"918806{number}1", f"918806{number}2") for number in range(1_000, 1_020)]
     failures = in_threads(
         *(lambda pair=pair: before.bind(*pair) for pair in phones[:10]),
@@ -194,19 +211,9 @@ def test_event_of_a_statement_that_was_under_way_reaches_the_webhooks(
     before: ServiceHarness, receiver: Receiver
 ) -> None:
     """Its transaction has a number of before, and commits when the numbers have been continued."""
-    before.service.webhooks.add(url=receiver.url)
-    before.bind(A, B)
-    deliver_all(before)
-    delivered = len(receiver.messages)
-    move(before)
-
-    def write(tx: Transaction) -> None:
-        events.append_without_binding(tx, EventKind.HELD, before.service.runtime.caller, {})
-
-    with _held_open(before.database, write):
-        continuing = threading.Thread(target=lambda: cluster_move.continue_numbers(before.database, CALLER))
-        continuing.start()
-        wait_for(lambda: not cluster_move.numbers_are_behind(before.database))
+    delivered = move_after_deliveries(before, receiver)
+    with _held_open(before.database, write_hold):
+        continuing = continue_in_thread(before)
     continuing.join(30)
     deliver_all(before)
     assert len(set(receiver.ids)) == len(receiver.ids) == delivered + 1
@@ -216,26 +223,16 @@ def test_event_of_a_transaction_that_began_during_the_move_reaches_the_webhooks(
     before: ServiceHarness, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its transaction is later than that of the move, and does not see the offset yet."""
-    before.service.webhooks.add(url=receiver.url)
-    before.bind(A, B)
-    deliver_all(before)
-    delivered = len(receiver.messages)
-    move(before)
-
-    def write(tx: Transaction) -> None:
-        events.append_without_binding(tx, EventKind.HELD, before.service.runtime.caller, {})
-
+    delivered = move_after_deliveries(before, receiver)
     with ExitStack() as open_writers:
         append_act = events.append_act
 
         def begin_a_writer(*args: Any) -> None:
             append_act(*args)  # in the transaction of the move, which is committed after this
-            open_writers.enter_context(_held_open(before.database, write))
+            open_writers.enter_context(_held_open(before.database, write_hold))
 
         monkeypatch.setattr(events, "append_act", begin_a_writer)
-        continuing = threading.Thread(target=lambda: cluster_move.continue_numbers(before.database, CALLER))
-        continuing.start()
-        wait_for(lambda: not cluster_move.numbers_are_behind(before.database))
+        continuing = continue_in_thread(before)
         continuing.join(0.5)
         assert continuing.is_alive(), "it does not wait for the writer"
     continuing.join(30)
@@ -252,9 +249,7 @@ def test_statement_that_reads_the_database_as_before_the_move_is_waited_for(
     with psycopg.connect(before.url) as reader:
         reader.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
         reader.execute("SELECT tx_offset FROM account")
-        continuing = threading.Thread(target=lambda: cluster_move.continue_numbers(before.database, CALLER))
-        continuing.start()
-        wait_for(lambda: not cluster_move.numbers_are_behind(before.database))
+        continuing = continue_in_thread(before)
         continuing.join(0.5 if isolation == "REPEATABLE READ" else 30)
         assert continuing.is_alive() == (isolation == "REPEATABLE READ")
     continuing.join(30)
@@ -271,11 +266,6 @@ def test_no_recorded_event_is_changed(before: ServiceHarness) -> None:
     move(before)
     assert cluster_move.continue_numbers(before.database, CALLER)
     assert rows()[:-1] == written, "the last one is that of the move"
-
-
-def deliver_all(harness: ServiceHarness) -> None:
-    feed_has_caught_up(harness.service)
-    deliver_pending(harness.service.runtime)
 
 
 def test_seals_count_as_recorded_numbers_when_their_events_are_deleted(before: ServiceHarness) -> None:
