@@ -389,7 +389,7 @@ def _from_environment(source: Mapping[str, str]) -> tuple[dict[str, Any], list[t
             continue
         if variable in fields and any(map(_is_surrogate, value)):
             encoding = sys.getfilesystemencoding()
-            faults.append((variable, f"is not text in {encoding}: set PYTHONUTF8=1 for values in UTF-8"))
+            errors.append((variable, f"is not text in {encoding}: set PYTHONUTF8=1 for values in UTF-8"))
         elif variable in fields:
             values[fields[variable]] = value.strip()
         elif variable in file_fields:
