@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import http
 import http.client
 import io
 import ipaddress
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
     from urllib3.connectionpool import HTTPConnectionPool
 
+START_OF_BODY_S = 1.0  # for a body of which nothing matters
 NEXT_ADDRESS_S = 0.25  # after which the next address of a name is tried beside the last one
 _CHUNK = 64 * 1024
 
@@ -71,6 +73,14 @@ class Reply:
     sent: float
     answered: float
 
+    @property
+    def retry_after_s(self) -> float | None:
+        """Return the seconds of the header Retry-After, a number or a date; None if it is missing or malformed."""
+        if self.retry_after is not None and self.retry_after.isdecimal():
+            return float(self.retry_after)
+        retry_at, now = parse_date(self.retry_after), parse_date(self.date)
+        return None if retry_at is None else max(0.0, retry_at - (time.time() if now is None else now))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NotSent:
@@ -86,7 +96,7 @@ class Unknown:
     """The server may or may not have acted.
 
     `status` is the provider's, if it returned one; `http_status` is that of a complete response that no answer of
-    the provider's has.
+    the provider's has, and `retry_after_s` the time that it names.
     """
 
     label: ClassVar[str] = "unknown"  # of the metrics' label `outcome`, as in `provider.outcome`
@@ -95,6 +105,12 @@ class Unknown:
     status: str | None = None
     http_status: int | None = None
     sent: float | None = None
+    retry_after_s: float | None = None
+
+    @property
+    def is_rate_limited(self) -> bool:
+        """Return True if the server, or a gateway before it, limits how often it is called."""
+        return self.http_status == http.HTTPStatus.TOO_MANY_REQUESTS
 
 
 def parse_date(header: str | None) -> float | None:
@@ -148,6 +164,10 @@ class _Attempt:
             raise TimeoutError
         return seconds
 
+    def end_within(self, seconds: float) -> None:
+        """Bring the deadline forward to so many seconds from now, if it is later."""
+        self._ends_at = min(self._ends_at, time.monotonic() + seconds)
+
     def begin_send(self) -> float:
         """Record that a byte may be sent from now on; return the seconds to the deadline."""
         seconds = self.remaining()
@@ -183,6 +203,13 @@ class _BoundedResponse(http.client.HTTPResponse):
         self.fp.close()
         self.fp = io.BufferedReader(_BoundedReader(sock, attempt))
         attempt.phase = Phase.READ
+
+    def begin(self) -> None:
+        """Read the head of the response; interim ones, such as 103 Early Hints, come before it."""
+        super().begin()
+        while http.HTTPStatus.SWITCHING_PROTOCOLS < self.status < http.HTTPStatus.OK:
+            self.headers = self.msg = None  # type: ignore[assignment]  # as if nothing was read yet
+            super().begin()
 
 
 class _BoundedConnection(HTTPConnection):
@@ -352,9 +379,9 @@ def post(
     """Send one POST and return the whole response, or how far the call got. Never raises, never retries.
 
     `deadline` is a reading of `monotonic`, in seconds, that bounds everything from the name lookup to the last
-    byte. Opens one connection and closes it. A body longer than `max_body_bytes` is an error, or with `truncate`
-    ends there: for a response of which only the status matters. `accepts` is called with each address of the host
-    and returns whether to connect to it (None: to any).
+    byte. Opens one connection and closes it. A body longer than `max_body_bytes` is an error. With `truncate` only
+    the head of the response matters: its body ends there, or where it cannot be read. `accepts` is called with
+    each address of the host and returns whether to connect to it (None: to any).
     """
     attempt = _Attempt(deadline=deadline, monotonic=monotonic, tls=tls, accepts=accepts)
     try:
@@ -380,7 +407,10 @@ def _exchange(
     try:
         # The deadline overrides this timeout; it only must not be None.
         with adapter.send(request, stream=True, timeout=attempt.remaining()) as response:
-            content = _read_body(response, max_body_bytes, truncate=truncate)
+            if truncate:
+                content = _read_start_of_body(response, max_body_bytes, attempt)
+            else:
+                content = _read_body(response, max_body_bytes)
             answered = attempt.monotonic()
     finally:
         adapter.close()
@@ -397,15 +427,24 @@ def _exchange(
     )
 
 
-def _read_body(response: requests.Response, max_bytes: int, *, truncate: bool) -> bytes:
+def _read_body(response: requests.Response, max_bytes: int) -> bytes:
     content = bytearray()
     for chunk in response.iter_content(min(_CHUNK, max_bytes)):
         content += chunk
-        if truncate and len(content) >= max_bytes:
-            break
         if len(content) > max_bytes:
             raise _TooLongError
     return bytes(content)
+
+
+def _read_start_of_body(response: requests.Response, max_bytes: int, attempt: _Attempt) -> bytes:
+    """Return what comes of a body within `START_OF_BODY_S`, whatever is wrong with it.
+
+    It is read because some servers take a connection that is closed before for an error.
+    """
+    attempt.end_within(START_OF_BODY_S)
+    with contextlib.suppress(Exception):
+        return next(response.iter_content(max_bytes), b"")
+    return b""
 
 
 _CAUSES: tuple[tuple[type[BaseException], str], ...] = (

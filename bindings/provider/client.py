@@ -261,7 +261,9 @@ def _envelope(reply: Reply, secrets: Iterable[str]) -> wire.Envelope | Unknown:
         envelope = wire.read_envelope(reply.body, secrets=secrets)
     except wire.Malformed as error:
         reason = f"HTTP {reply.http_status} without an envelope: {error}"
-        return Unknown(reason=reason, http_status=reply.http_status, sent=reply.sent)
+        return Unknown(
+            reason=reason, http_status=reply.http_status, sent=reply.sent, retry_after_s=reply.retry_after_s
+        )
     is_refusal = statuses.refusal(envelope.status) is not None
     if reply.http_status == _OK or (is_refusal and reply.http_status in _DEFINITE_REFUSALS):
         return envelope
@@ -270,6 +272,7 @@ def _envelope(reply: Reply, secrets: Iterable[str]) -> wire.Envelope | Unknown:
         status=envelope.status,
         http_status=reply.http_status,
         sent=reply.sent,
+        retry_after_s=reply.retry_after_s,
     )
 
 

@@ -388,7 +388,7 @@ def post(
         return WebhookResponse(status=None, error=reply.reason, retry_after_s=None, elapsed_s=elapsed_s)
     status = reply.http_status
     error = None if 200 <= status < 300 else f"the receiver answered {status}"  # noqa: PLR2004 -- what success is
-    retry_after_s = _retry_after_s(reply.retry_after)
+    retry_after_s = None if reply.retry_after_s is None else min(reply.retry_after_s, MAX_WAIT_S)
     return WebhookResponse(status=status, error=error, retry_after_s=retry_after_s, elapsed_s=elapsed_s)
 
 
@@ -402,14 +402,6 @@ def _headers(secrets: Sequence[str], message_id: str, body: bytes) -> dict[str, 
         "Content-Type": "application/json",
         "User-Agent": "bindings",
     }
-
-
-def _retry_after_s(header: str | None) -> float | None:
-    """Return the seconds of a Retry-After header, a number or a date; None if it is missing or malformed."""
-    if header is not None and header.isdecimal():
-        return min(float(header), MAX_WAIT_S)
-    retry_at = http_transport.parse_date(header)
-    return None if retry_at is None else min(max(retry_at - time.time(), 0.0), MAX_WAIT_S)
 
 
 def type_of(kind: str) -> str:

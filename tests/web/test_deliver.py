@@ -38,7 +38,7 @@ from bindings.webhooks.sender import (
     type_of,
 )
 from tests import deliveries
-from tests.provider.sockets import Server, drips, stays_silent
+from tests.provider.sockets import Server, drips, resets, says, stays_silent
 from tests.service.harness import (
     APP,
     A,
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from bindings.service import BindingService
     from bindings.store.deliveries import Delivery
     from bindings.webhooks.endpoints import WebhookWithSecret
+    from tests.provider.sockets import Script
 
 ROOT = Path(__file__).parents[2]
 CALLER = Caller(actor="test")
@@ -371,7 +372,7 @@ def test_refused_connection_is_a_failure_with_a_reason(harness: ServiceHarness) 
     assert only(harness, created).status is None
 
 
-@pytest.mark.parametrize("start", [b"", OK + b"X: ", OK + b"Content-Length: 9999\r\n\r\n"])
+@pytest.mark.parametrize("start", [b"", OK + b"X: "])
 def test_response_that_hangs_or_drips_times_out(
     harness: ServiceHarness, start: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,6 +383,26 @@ def test_response_that_hangs_or_drips_times_out(
         harness.bind()
         assert deliver_all(harness).failed == 1
         assert only(harness, created).error == "read: timed out"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        drips(OK + b"Content-Length: 9999\r\n\r\n"),
+        says(OK + b"Content-Length: 9999\r\n\r\nok"),
+        says(OK + b"Transfer-Encoding: chunked\r\n\r\nno length"),
+        says(OK + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\nok"),
+        resets(OK + b"\r\n"),
+    ],
+    ids=["drips", "is cut", "has no chunks", "is not compressed", "is reset"],
+)
+def test_message_is_accepted_by_the_status_whatever_its_body_does(harness: ServiceHarness, script: Script) -> None:
+    with Server(script) as accepting:
+        feed_has_caught_up(harness.service)
+        created = harness.service.webhooks.add(url=accepting.url, kinds=["activated"])
+        harness.bind()
+        assert deliver_all(harness).delivered == 1
+        assert (only(harness, created).status, only(harness, created).error) == (200, None)
 
 
 def test_large_response_is_not_read(harness: ServiceHarness, receiver: Receiver) -> None:
