@@ -130,6 +130,13 @@ def _refused(name: str, cause: Refused | Unknown, consequence: str) -> Check:
 def _todo(cause: Refused | Unknown) -> str | None:
     if isinstance(cause, Refused):
         return statuses.remedy(cause.status)
-    if cause.http_status is None:
+    if cause.is_rate_limited:
+        return "make fewer calls at a time, or have the limit raised by the provider"
+    if cause.status == statuses.SUCCESS:
+        return "ask the provider whether its API has changed: what it answers about a new binding cannot be read"
+    if cause.status is not None:
         return "ask the provider what this status means, and whether it has created a binding"
-    return "check BINDINGS_PROVIDER_URL and BINDINGS_PROVIDER_PATH_PREFIX"
+    return (
+        "check BINDINGS_PROVIDER_URL and BINDINGS_PROVIDER_PATH_PREFIX, and whether a firewall or gateway before"
+        " the provider lets this host through"
+    )

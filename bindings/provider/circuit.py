@@ -4,15 +4,17 @@ Each call has a circuit of its own, because an account may be allowed to bind an
 decision whether to call belongs here, no call. A circuit opens at the first refusal of the account, because the
 next request would be refused too; it never opens for a refusal that concerns a single request.
 
-The circuit of binds also opens when two binds in a row met the same undocumented status, or were answered by
-something that is not the provider's API (a wrong address). Each such bind is in doubt and holds its phones for its
-whole life, so no third one is sent.
+The circuit of binds also opens when two binds in a row met the same answer of these: an undocumented status, a
+success without its data, a response of something that is not the provider's API (a wrong address, a firewall), or
+a limit of the rate. Each such bind is in doubt and holds its phones, for its whole life if no list resolves it, so
+no third one is sent.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, assert_never
 
 from bindings.fork_safety import ForkSafeLock
@@ -38,7 +40,8 @@ RETRY_AFTER_S = 30.0
 QUERY_RETRY_AFTER_S = 600.0  # no caller waits for a query, and some accounts never get that permission
 MAX_UNCLEAR_RETRY_S = 600.0  # each trial call leaves a doubt, so the wait doubles
 FORGOTTEN_AFTER_S = 3_600.0  # without another refusal: nothing is known about a call that was not made since
-_WRONG_ADDRESS = frozenset({301, 302, 307, 308, 404})
+_SERVER_ERROR = HTTPStatus.INTERNAL_SERVER_ERROR
+LIMITED_RETRY_AFTER_S = 2.0  # after a limit of the rate that names no time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,8 +151,10 @@ class CircuitBreaker:
         self._last_unclear = unclear
         if not self._opens_on_unclear or unclear is None or unclear != last:
             return
+        first_wait_s = LIMITED_RETRY_AFTER_S if outcome.is_rate_limited else self._retry_after_s
         is_trial = self._trial_is_open and isinstance(self._cause, Unknown)
-        self._open(outcome, min(2 * self._wait_s, MAX_UNCLEAR_RETRY_S) if is_trial else self._retry_after_s)
+        wait_s = max(2 * self._wait_s if is_trial else first_wait_s, outcome.retry_after_s or 0.0)
+        self._open(outcome, min(wait_s, MAX_UNCLEAR_RETRY_S))
 
     def _open(self, cause: Refused | Unknown, wait_s: float) -> None:
         self._cause, self._wait_s, self._opened_at = cause, wait_s, self._monotonic()
@@ -179,8 +184,13 @@ def describe(cause: Refused | Unknown) -> str:
 
 def _repeatable(outcome: Unknown) -> str | None:
     """Return what the next bind would meet again; None for an outcome that passes, such as a lost response."""
-    if outcome.status is not None and statuses.find(outcome.status) is not None:
+    status, http_status = outcome.status, outcome.http_status
+    if outcome.is_rate_limited:
+        return "HTTP 429, a limit of the rate"
+    if status is not None and statuses.find(status) is None:
+        return f"the undocumented status {status}"
+    if http_status is not None and (http_status >= _SERVER_ERROR or http_status == HTTPStatus.REQUEST_TIMEOUT):
         return None
-    if outcome.http_status in _WRONG_ADDRESS:
-        return f"HTTP {outcome.http_status} without the documented envelope"
-    return None if outcome.status is None else f"the undocumented status {outcome.status}"
+    if status == statuses.SUCCESS:
+        return "a success that is not as documented"
+    return None if status or http_status is None else f"HTTP {http_status} without the documented envelope"

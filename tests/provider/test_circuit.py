@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -183,7 +184,14 @@ def test_queries_are_tried_again_later_than_binds_and_unbinds(clock: Clock) -> N
 UNDOCUMENTED = Unknown(reason="unknown status", status="-99", sent=1.0)
 NO_SUCH_PATH = Unknown(reason="HTTP 404 without an envelope", http_status=404, sent=1.0)
 MOVED = Unknown(reason="HTTP 302 without an envelope", http_status=302, sent=1.0)
+FIREWALL = Unknown(reason="HTTP 403 without an envelope", http_status=403, sent=1.0)
+PORTAL = Unknown(reason="HTTP 200 without an envelope", http_status=200, sent=1.0)
+RENAMED = Unknown(reason="success without its data: bindId is missing", status="0", sent=1.0)
+CREATED = Unknown(reason="HTTP 201", status="0", http_status=201, sent=1.0)
+LIMITED = Unknown(reason="HTTP 429 without an envelope", http_status=429, sent=1.0)
 PASSING = (
+    Unknown(reason="HTTP 408 without an envelope", http_status=408, sent=1.0),
+    Unknown(reason="HTTP 500", status="0", http_status=500, sent=1.0),
     Unknown(reason="system anomaly", status="-18", sent=1.0),
     Unknown(reason="HTTP 502 without an envelope", http_status=502, sent=1.0),
     Unknown(reason="HTTP 404", status="-35", http_status=404, sent=1.0),
@@ -196,7 +204,11 @@ def bind_circuit(clock: Clock) -> CircuitBreaker:
     return Circuits(monotonic=clock).bind
 
 
-@pytest.mark.parametrize("unclear", [UNDOCUMENTED, NO_SUCH_PATH, MOVED], ids=["status", "404", "302"])
+@pytest.mark.parametrize(
+    "unclear",
+    [UNDOCUMENTED, NO_SUCH_PATH, MOVED, FIREWALL, PORTAL, RENAMED, CREATED, LIMITED],
+    ids=["status", "404", "302", "403", "200", "no data", "201", "429"],
+)
 def test_same_unclear_outcome_of_two_binds_in_a_row_opens_their_circuit(
     bind_circuit: CircuitBreaker, unclear: Unknown
 ) -> None:
@@ -250,6 +262,21 @@ def test_each_unclear_trial_doubles_the_wait_up_to_ten_minutes(bind_circuit: Cir
         assert bind_circuit.check() is None
         bind_circuit.record(UNDOCUMENTED)
     assert waits == [30, 60, 120, 240, 480, MAX_UNCLEAR_RETRY_S, MAX_UNCLEAR_RETRY_S]
+
+
+@pytest.mark.parametrize(("retry_after_s", "waits"), [(None, [2, 4, 8]), (7.0, [7, 14, 28])])
+def test_limit_of_the_rate_is_waited_for_as_long_as_it_says(
+    bind_circuit: CircuitBreaker, clock: Clock, retry_after_s: float | None, waits: list[float]
+) -> None:
+    limited = replace(LIMITED, retry_after_s=retry_after_s)
+    bind_circuit.record(limited)
+    for wait_s in waits:
+        bind_circuit.record(limited)
+        rejection = bind_circuit.check()
+        assert rejection is not None
+        assert rejection.retry_in_s == wait_s
+        clock.now += wait_s
+        assert bind_circuit.check() is None
 
 
 def test_circuit_closes_by_time_if_no_call_was_refused_since(clock: Clock) -> None:

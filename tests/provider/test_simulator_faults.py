@@ -46,7 +46,7 @@ ACTING = (
     "truncated",
     "wrong_total",
 )
-IDLE = ("reset_before", "anomaly_before", "bad_gateway", "redirect", "refuse:-35")
+IDLE = ("reset_before", "anomaly_before", "bad_gateway", "redirect", "rate_limit", "refuse:-35")
 
 
 @pytest.fixture
@@ -137,6 +137,12 @@ def test_redirect_leads_to_a_path_where_requests_are_recorded(simulator: Simulat
     simulator.script("redirect", times=1)
     answer = bind(simulator, A, B)
     assert (answer.code, answer.headers["Location"]) == (302, REDIRECT_TARGET)
+
+
+def test_rate_limit_names_the_time_to_wait(simulator: Simulator) -> None:
+    simulator.script("429:2.5", times=1)
+    answer = bind(simulator, A, B)
+    assert (answer.code, answer.headers["Retry-After"]) == (429, "3")
 
 
 def test_wrong_total_changes_the_total_of_a_page_and_nothing_else(simulator: Simulator) -> None:

@@ -409,11 +409,36 @@ def circuit_of_binds_closed_after_one_undocumented_status(world: World) -> None:
     "red",
     "HTTP {} without the documented envelope",
     "binds wait: they met {}",
-    "check BINDINGS_PROVIDER_URL and BINDINGS_PROVIDER_PATH_PREFIX",
+    "check BINDINGS_PROVIDER_URL and BINDINGS_PROVIDER_PATH_PREFIX, and whether a firewall or gateway before the"
+    " provider lets this host through",
     "{}, twice in a row",
 )
 def circuit_of_binds_open_after_a_wrong_address(world: World) -> None:
     world.failing_binds(2, "redirect")
+
+
+@condition(
+    "account",
+    "red",
+    "binds wait: they met {}",
+    "HTTP 429, a limit of the rate",
+    "make fewer calls at a time, or have the limit raised by the provider",
+    "{}, twice in a row",
+)
+def circuit_of_binds_open_after_a_limit_of_the_rate(world: World) -> None:
+    world.failing_binds(2, "rate_limit:60")
+
+
+@condition(
+    "account",
+    "red",
+    "binds wait: they met {}",
+    "a success that is not as documented",
+    "ask the provider whether its API has changed: what it answers about a new binding cannot be read",
+    "{}, twice in a row",
+)
+def circuit_of_binds_open_after_successes_without_data(world: World) -> None:
+    world.failing_binds(2, "truncated")
 
 
 @condition("account", "warn", "no account is set: queries only", "set BINDINGS_PROVIDER_API_KEY and _SECRET")

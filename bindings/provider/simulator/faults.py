@@ -38,6 +38,7 @@ class FaultKind(StrEnum):
     GARBAGE = "garbage"  # acts, answers 200 with a body that is not JSON
     CUT_BODY = "cut_body"  # acts, closes in the middle of the body
     REDIRECT = "redirect"  # 302 to another path, without acting
+    RATE_LIMIT = "rate_limit"  # 429 with HTML and `seconds` to wait, without acting
     TRUNCATED = "truncated"  # acts, answers its status without the data
     WRONG_TOTAL = "wrong_total"  # acts; the list's total is a million
     REFUSE = "refuse"  # answers `status` without acting
@@ -54,12 +55,14 @@ _WITHOUT_ACTING = frozenset(
         FaultKind.ANOMALY_BEFORE,
         FaultKind.BAD_GATEWAY,
         FaultKind.REDIRECT,
+        FaultKind.RATE_LIMIT,
         FaultKind.REFUSE,
     }
 )
 _ALIASES = {
     "502": FaultKind.BAD_GATEWAY,
     "502_after": FaultKind.BAD_GATEWAY_AFTER,
+    "429": FaultKind.RATE_LIMIT,
     "drip": FaultKind.DRIP_BODY,
     "_18": FaultKind.ANOMALY_AFTER,
     "_18_before": FaultKind.ANOMALY_BEFORE,
@@ -70,6 +73,7 @@ _DEFAULT_SECONDS = {
     FaultKind.DELAY_BEFORE: 1.0,
     FaultKind.DRIP_HEADERS: 0.5,
     FaultKind.DRIP_BODY: 0.5,
+    FaultKind.RATE_LIMIT: 1.0,
 }
 
 
@@ -77,8 +81,9 @@ _DEFAULT_SECONDS = {
 class Fault:
     """A fault to inject: at a `rate` (0..1) or into the next `times` calls, exactly one of the two.
 
-    `on` limits it to one kind of call. `seconds` is the pause of a delay, or the pause between two bytes of a drip
-    (None: 1 s and 0.5 s). `status` is the status of `refuse`. Raises ValueError for wrong values.
+    `on` limits it to one kind of call. `seconds` is the pause of a delay, the pause between two bytes of a drip,
+    or the time to wait of a rate limit (None: 1 s, 0.5 s and 1 s). `status` is the status of `refuse`. Raises
+    ValueError for wrong values.
     """
 
     kind: FaultKind

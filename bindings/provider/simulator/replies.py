@@ -5,6 +5,7 @@ Bytes only; no sockets and no rules. How a reply is sent (slowly, or only half o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ class Reply:
     body: bytes
     content_type: str = JSON
     location: str | None = None
+    retry_after_s: float | None = None
     answered: str | None = None
 
     def head(self, *, date: str, close: bool) -> bytes:
@@ -41,6 +43,8 @@ class Reply:
         ]
         if self.location is not None:
             lines.append(f"Location: {self.location}")
+        if self.retry_after_s is not None:
+            lines.append(f"Retry-After: {math.ceil(self.retry_after_s)}")
         if close:
             lines.append("Connection: close")
         return ("\r\n".join(lines) + "\r\n\r\n").encode()
@@ -52,6 +56,7 @@ def _page(code: HTTPStatus, text: str) -> Reply:
 
 NOT_FOUND = _page(HTTPStatus.NOT_FOUND, "not found")
 _BAD_GATEWAY = _page(HTTPStatus.BAD_GATEWAY, "bad gateway")
+_TOO_MANY_REQUESTS = _page(HTTPStatus.TOO_MANY_REQUESTS, "too many requests")
 _GARBAGE = _page(HTTPStatus.OK, "under maintenance")
 _REDIRECT = Reply(code=HTTPStatus.FOUND, body=b"", content_type=HTML, location=REDIRECT_TARGET)
 
@@ -77,6 +82,8 @@ def reply_without_action(fault: Fault) -> Reply | None:
             return _BAD_GATEWAY
         case FaultKind.REDIRECT:
             return _REDIRECT
+        case FaultKind.RATE_LIMIT:
+            return replace(_TOO_MANY_REQUESTS, retry_after_s=fault.pause_s)
         case FaultKind.REFUSE:
             return reply_without_data(str(fault.status))
         case _:
