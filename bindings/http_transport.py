@@ -437,7 +437,7 @@ def _read_body(response: requests.Response, max_bytes: int) -> bytes:
 
 
 def _read_start_of_body(response: requests.Response, max_bytes: int, attempt: _Attempt) -> bytes:
-    """Return what comes of a body within `START_OF_BODY_S`, whatever is wrong with it.
+    """Return what comes of a body within `START_OF_BODY_S`; an error ends it.
 
     It is read because some servers take a connection that is closed before for an error.
     """

@@ -396,7 +396,7 @@ def test_response_that_hangs_or_drips_times_out(
     ],
     ids=["drips", "is cut", "has no chunks", "is not compressed", "is reset"],
 )
-def test_message_is_accepted_by_the_status_whatever_its_body_does(harness: ServiceHarness, script: Script) -> None:
+def test_message_is_accepted_by_its_status_and_not_by_its_body(harness: ServiceHarness, script: Script) -> None:
     with Server(script) as accepting:
         feed_has_caught_up(harness.service)
         created = harness.service.webhooks.add(url=accepting.url, kinds=["activated"])
