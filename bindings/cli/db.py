@@ -104,7 +104,7 @@ def current(*, as_json: bool) -> None:
 @options.as_json
 @click.pass_context
 def check(command: click.Context, *, as_json: bool) -> None:
-    """Exit with 1 unless this version can work on the schema, with its triggers and the keys for phones.
+    """Exit with 1 unless this version can work on the schema, with its triggers, indexes and the keys for phones.
 
     Warns of modes of files that allow other users, and of rights that the service does not need; that does not
     change the exit code.
@@ -186,24 +186,26 @@ def restored(*, waive: bool, head: str | None, as_json: bool) -> None:
 def moved(*, as_json: bool) -> None:
     """Continue the change feed and webhooks after the database was loaded into another PostgreSQL cluster.
 
-    A process does the same when it opens the database. Run it if processes went on through the move, and `doctor`
-    says that the feed waits. Safe to repeat. Events that were written since the move are sent to the webhooks; a
-    feed reader that was further on does not get them.
+    A process does the same when it opens the database. Run it if processes went on through the move and `doctor`
+    says that the feed waits, or if only rows were moved, as by logical replication: it also lets the positions of
+    events continue, as the owner of the tables. Safe to repeat. Events that were written since the move are sent
+    to the webhooks; a feed reader that was further on does not get them.
     """
     url = _url(as_json=as_json)
     from bindings.domain.binding import Caller
-    from bindings.store import cluster_move, migrations
+    from bindings.store import cluster_move, integrity, migrations
     from bindings.store.database import Database
 
     migrations.current(url).require()
     database = Database(url)
     try:
-        continued = cluster_move.continue_numbers(database, Caller(actor=context.actor()))
+        positions = database.write(lambda tx: integrity.continue_positions(tx.connection))
+        numbers = cluster_move.continue_numbers(database, Caller(actor=context.actor()))
     finally:
         database.close()
     if as_json:
-        output.emit({"continued": continued})
-    elif continued:
+        output.emit({"continued": positions or numbers})
+    elif positions or numbers:
         click.echo("the feed and webhooks continue after the events of the cluster before")
     else:
         click.echo("nothing to do: new events follow the older ones")

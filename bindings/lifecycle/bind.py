@@ -186,7 +186,7 @@ def _settle(runtime: Runtime, send_clock: SendClock, outcome: BindOutcome) -> Bi
         return runtime.rollback_detector.remember(_record_outcome(runtime, send_clock, outcome))
     except BindingLost as error:
         raise _handle_rollback_during_call(runtime, send_clock, outcome) from error
-    except (errors.Busy, ConstraintViolated) as failure:
+    except errors.Busy as failure:
         _log.error("bind %s: %s, but not recorded (%s): left to recover", intent.id, outcome.label, failure)
         message = f"the provider was called, but its answer could not be recorded ({failure}); it will be resolved"
         raise errors.OutcomeUnknown(message, binding=intent) from failure

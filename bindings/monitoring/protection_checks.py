@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bindings.monitoring.check import Check, Level, first_names
 from bindings.monitoring.phone_checks import of_phones
-from bindings.store import protection, schema_version
+from bindings.store import integrity, protection, schema_version
 from bindings.store.schema import HEAD
 from bindings.store.sqlite_connection import files_open_to_others
 
@@ -49,6 +49,36 @@ def of_triggers(database: Database) -> Check:
     return Check(name=name, level=Level.OK, seen="all that guard the history are there, enabled and unchanged")
 
 
+def of_integrity(database: Database) -> Check:
+    """Return red if a unique index, a constraint or the sequence of events is not as the migrations made it."""
+    name = "integrity"
+    version = schema_version.read(database)
+    if version.revision != HEAD:
+        observed = (
+            f"not compared: the schema is at {version.revision}, and this version knows the indexes of {HEAD}"
+        )
+        return Check(name=name, level=Level.OK, seen=observed)
+    if database.read(integrity.positions_are_behind):
+        observed = (
+            "new events would get positions that are recorded already, as after a move that copied rows alone"
+        )
+        return Check(
+            name=name, level=Level.RED, seen=observed, todo="run `bindings db moved` as the owner of the tables"
+        )
+    absent = database.read(integrity.missing)
+    if absent.guards:
+        observed = f"unique indexes or constraints are missing or not valid: {first_names(absent.guards)}"
+        todo = "create them as in a new database, once no rows violate them; a restore may have ended with errors"
+        return Check(name=name, level=Level.RED, seen=observed, todo=todo)
+    if absent.indexes:
+        observed = (
+            f"indexes are missing or not valid, so some queries read whole tables: {first_names(absent.indexes)}"
+        )
+        todo = "create them as in a new database, with CONCURRENTLY"
+        return Check(name=name, level=Level.WARN, seen=observed, todo=todo)
+    return Check(name=name, level=Level.OK, seen="every index and constraint is there and valid")
+
+
 def of_rights(database: Database) -> Check:
     """Return whether the role of this process may do more, or less, than the application's role."""
     name = "rights"
@@ -83,6 +113,7 @@ def of_rights(database: Database) -> Check:
 PROTECTION_CHECKS: dict[str, Callable[[Database], Check]] = {
     "file_modes": of_file_modes,
     "triggers": of_triggers,
+    "integrity": of_integrity,
     "rights": of_rights,
     "phones": of_phones,
 }

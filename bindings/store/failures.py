@@ -52,11 +52,12 @@ class Failure:
         return Busy(f"{self.cause}; nothing more was done", retry_after_s=retry_after_s, todo=self.todo)
 
 
-class ConstraintViolated(Exception):
+class ConstraintViolated(Busy):
     """A write violated a constraint and was rolled back; `constraint` is its name, or its columns on SQLite."""
 
     def __init__(self, constraint: str) -> None:
-        super().__init__(f"the write violated {constraint} and was rolled back")
+        message = f"the write violated {constraint} and was rolled back"
+        super().__init__(message, retry_after_s=RETRY_LATE_S, todo="see whether `bindings doctor` is red")
         self.constraint = constraint
 
 

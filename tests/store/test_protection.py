@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -14,9 +15,11 @@ from sqlalchemy import text, update
 from sqlalchemy.engine import make_url
 
 from bindings.cli.root import root
+from bindings.domain.binding import Caller, EventKind
+from bindings.errors import Busy
 from bindings.monitoring.check import Level
-from bindings.monitoring.protection_checks import of_rights, of_triggers
-from bindings.store import migrations, partitions, protection
+from bindings.monitoring.protection_checks import of_integrity, of_rights, of_triggers
+from bindings.store import events, migrations, partitions, protection
 from bindings.store.account import register_scope
 from bindings.store.database import Database
 from bindings.store.grants import FUNCTION
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bindings.monitoring.check import Check
+    from bindings.store.database import Transaction
     from tests.store.databases import Server
 
 IN_ORDER = "all that guard the history are there, enabled and unchanged"
@@ -40,6 +44,7 @@ RIGHTS_DIFFER = (
     " keys.created_by, INSERT of keys.expires_at, INSERT of keys.hash, INSERT of keys.id and 10 more; lacking:"
     " DELETE on sessions"
 )
+CREATE_AGAIN = "create them as in a new database, once no rows violate them; a restore may have ended with errors"
 HIDDEN = (
     "row-level security may hide rows from {}, so that a conflict is not seen, and refuse new ones:"
     " bindings, holds"
@@ -157,6 +162,60 @@ def test_missing_function_and_a_second_one_of_its_name_are_red(
     finally:
         database.close()
         postgres_server.drop(url)
+
+
+def test_missing_guards_are_red_and_missing_indexes_a_warning(database: Database) -> None:
+    assert _seen(of_integrity(database)) == (Level.OK, "every index and constraint is there and valid", None)
+    _run(database, "DROP INDEX ix_bindings_due")
+    slow = "indexes are missing or not valid, so some queries read whole tables: ix_bindings_due"
+    assert _seen(of_integrity(database)) == (
+        Level.WARN,
+        slow,
+        "create them as in a new database, with CONCURRENTLY",
+    )
+    expected = ["uq_bindings_app_id_bind_id", "uq_holds_known"]
+    _run(database, *(f"DROP INDEX {name}" for name in expected))
+    if database.postgres:
+        database.write(lambda tx: partitions.create(tx, 1, datetime(2026, 4, 1, tzinfo=UTC)))
+        _run(
+            database,
+            "DROP INDEX uq_events_2026_04_terminal",
+            "ALTER TABLE bindings DROP CONSTRAINT ck_bindings_held",
+            "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'uq_keys_hash'::regclass",
+        )
+        expected = sorted([*expected, "uq_events_2026_04_terminal", "ck_bindings_held", "uq_keys_hash"])
+    lacking = f"unique indexes or constraints are missing or not valid: {', '.join(expected)}"
+    assert _seen(of_integrity(database)) == (Level.RED, lacking, CREATE_AGAIN)
+    _run(database, "UPDATE alembic_version SET version_num = '9998'")
+    not_compared = f"not compared: the schema is at 9998, and this version knows the indexes of {HEAD}"
+    assert _seen(of_integrity(database)) == (Level.OK, not_compared, None)
+
+
+@pytest.mark.postgres
+def test_positions_that_begin_again_are_red_and_busy_until_the_command(
+    postgres_server: Server, postgres_template: str
+) -> None:
+    """Logical replication copies rows, and no sequences."""
+    url = postgres_server.create(template=postgres_template)
+    with closing(Database(url)) as database:
+
+        def write(tx: Transaction) -> None:
+            events.append_without_binding(tx, EventKind.REVEALED, Caller(actor="test"), {})
+
+        database.write(write)
+        database.write(write)
+        _run(database, "SELECT setval('events_position_seq', 1)")
+        with pytest.raises(Busy, match="the write violated pk_events_start and was rolled back"):
+            database.write(write)
+        _run(database, "SELECT setval('events_position_seq', 1)")
+        behind = "new events would get positions that are recorded already, as after a move that copied rows alone"
+        todo = "run `bindings db moved` as the owner of the tables"
+        assert _seen(of_integrity(database)) == (Level.RED, behind, todo)
+        moved = CliRunner(env={"BINDINGS_DATABASE_URL": url}).invoke(root, ["db", "moved", "--json"])
+        assert json.loads(moved.stdout) == {"continued": True}
+        assert of_integrity(database).level is Level.OK
+        database.write(write)
+    postgres_server.drop(url)
 
 
 @pytest.mark.postgres

@@ -47,7 +47,9 @@ AREAS: dict[str, dict[str, Page | None]] = {
     "Ends": {"sweep_lag": _ENDS, "sweep": _ENDS, "releases": None, "unbinds": _DOUBTS},
     "Middle numbers": {"middle_numbers": _POOLS},
     "Webhooks and feed": {"webhooks": _WEBHOOKS, "feed": _WEBHOOKS, "webhook_encryption": _WEBHOOKS},
-    "Database and processes": dict.fromkeys(("database", "schema", "scope", "replicas", "scheduler", "process")),
+    "Database and processes": dict.fromkeys(
+        ("database", "schema", "integrity", "scope", "replicas", "scheduler", "process")
+    ),
 }
 OTHER = "Data protection"
 _PAGES = {name: page for checks in AREAS.values() for name, page in checks.items()}

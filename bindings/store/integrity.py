@@ -1,0 +1,83 @@
+"""Whether the database still has what keeps its rows apart and right: indexes, constraints, the numbers of events.
+
+A restore that ended with errors, a command of an operator or a move by logical replication may have left them out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+from bindings.store.schema import events, metadata
+from bindings.store.sql import is_postgres
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+_OF_SQLITE = text("SELECT name, 1 AS valid FROM sqlite_master WHERE type = 'index'")
+_OF_POSTGRESQL = text(
+    "WITH own AS (SELECT relnamespace AS id FROM pg_class WHERE oid = CAST('bindings' AS regclass))"
+    " SELECT relname AS name, indisvalid AND indisready AS valid FROM pg_index JOIN pg_class ON oid = indexrelid"
+    " WHERE relnamespace = (SELECT id FROM own)"
+    " UNION ALL SELECT conname, convalidated FROM pg_constraint"
+    " WHERE connamespace = (SELECT id FROM own) AND contype IN ('c', 'f')"
+)
+_PARTITIONS = text(
+    "SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid WHERE inhparent = CAST('events' AS regclass)"
+)
+_OF_A_PARTITION = "uq_{}_binding_id_sequence", "uq_{}_terminal"  # see `partitions`
+_POSITIONS = text(
+    "SELECT greatest((SELECT max(position) FROM events), (SELECT max(position) FROM webhooks),"
+    " (SELECT max(position) FROM tally_marks), (SELECT max(to_position) FROM seals), 0) AS highest,"
+    " last_value + CAST(is_called AS integer) AS next FROM events_position_seq"
+)
+_CONTINUE_POSITIONS = text("SELECT setval('events_position_seq', :highest)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Missing:
+    """What is missing or not valid: `guards` keep rows right, `indexes` only make queries fast."""
+
+    guards: tuple[str, ...]
+    indexes: tuple[str, ...]
+
+
+def missing(connection: Connection) -> Missing:
+    """Return which unique indexes, constraints and other indexes of the schema are missing or not valid.
+
+    SQLite: indexes alone. A constraint is a part of its table there, and cannot be removed.
+    """
+    rows = connection.execute(_OF_POSTGRESQL if is_postgres(connection) else _OF_SQLITE)
+    valid = {row.name for row in rows if row.valid}
+    guards = {str(index.name) for table in metadata.tables.values() for index in table.indexes if index.unique}
+    indexes = {str(index.name) for table in metadata.tables.values() for index in table.indexes} - guards
+    if is_postgres(connection):
+        guards |= {str(constraint.name) for table in metadata.tables.values() for constraint in table.constraints}
+        guards -= {pattern.format(events.name) for pattern in _OF_A_PARTITION}
+        partitions = connection.execute(_PARTITIONS).scalars().all()
+        guards |= {pattern.format(name) for name in partitions for pattern in _OF_A_PARTITION}
+    return Missing(guards=tuple(sorted(guards - valid)), indexes=tuple(sorted(indexes - valid)))
+
+
+def positions_are_behind(connection: Connection) -> bool:
+    """Return whether new events would get positions that are recorded already (PostgreSQL)."""
+    return is_postgres(connection) and _highest_if_behind(connection) is not None
+
+
+def continue_positions(connection: Connection) -> bool:
+    """Let the positions of events continue after the highest that is recorded; False if they do (PostgreSQL).
+
+    For the owner of the tables.
+    """
+    highest = _highest_if_behind(connection) if is_postgres(connection) else None
+    if highest is None:
+        return False
+    connection.execute(_CONTINUE_POSITIONS, {"highest": highest})
+    return True
+
+
+def _highest_if_behind(connection: Connection) -> int | None:
+    row = connection.execute(_POSITIONS).one()
+    return row.highest if row.highest >= row.next else None
