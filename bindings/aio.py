@@ -14,16 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from copy import copy
 from functools import partial, wraps
-from itertools import islice
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from bindings.clock import SYSTEM_CLOCK
+from bindings.domain.serialization import batches
 from bindings.errors import Busy
 from bindings.fork_safety import ForkSensitive, run_missed_hooks
 from bindings.service import BindingService
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
     from typing import Any, Self, Unpack
 
     from bindings.clock import HostClock
@@ -72,16 +72,16 @@ def _export(
     async def export(
         service: AsyncBindingService, /, *args: Params.args, **kwargs: Params.kwargs
     ) -> AsyncGenerator[Result, None]:
-        batches = _batches(method(service.sync, *args, **kwargs))
+        rows = batches(method(service.sync, *args, **kwargs), EXPORT_BATCH)
         one_thread = threading.Lock()  # a cancelled task leaves the thread that reads its batch
 
         def read_batch() -> list[Result]:
             with one_thread:
-                return next(batches, [])
+                return next(rows, [])
 
         def close() -> None:
             with one_thread:
-                batches.close()
+                rows.close()
 
         try:
             while batch := await service.run_read(read_batch):
@@ -108,11 +108,6 @@ def _without_stop_iteration(call: Callable[[], Result]) -> Result:
         return call()
     except StopIteration as error:
         raise RuntimeError("a call on another thread raised StopIteration") from error
-
-
-def _batches(rows: Iterator[Result]) -> Generator[list[Result], None, None]:
-    while batch := list(islice(rows, EXPORT_BATCH)):
-        yield batch
 
 
 class AsyncBindingService:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from bindings.domain.hold import HoldReason
+from bindings.domain.serialization import batches
 from bindings.errors import BindingsError
 from bindings.failpoints import hit
 from bindings.jobs import reconcile_context, scan_evidence
@@ -105,7 +105,7 @@ def hold_live_rows(context: ReconcileContext, live_rows: Iterable[LiveRow], find
     All are held before the first is released: the calls of the provider may take long.
     """
     to_release: list[LiveRow] = []
-    for batch in context.control.work_through(_batches(live_rows)):
+    for batch in context.control.work_through(batches(live_rows, reconcile_context.HOLD_BATCH)):
         for live_row in _new_in(context, batch, findings):
             revenant = live_row.case == "revenants"
             findings.record(
@@ -120,12 +120,6 @@ def hold_live_rows(context: ReconcileContext, live_rows: Iterable[LiveRow], find
         to_release += [live_row for live_row in batch if _action(context, live_row) == "release"]
     if to_release and not context.dry_run:
         _release_all(context, to_release, findings)
-
-
-def _batches(live_rows: Iterable[LiveRow]) -> Iterator[list[LiveRow]]:
-    remaining = iter(live_rows)
-    while batch := list(islice(remaining, reconcile_context.HOLD_BATCH)):
-        yield batch
 
 
 def _new_in(context: ReconcileContext, batch: list[LiveRow], findings: Findings) -> list[LiveRow]:
