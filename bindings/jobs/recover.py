@@ -15,7 +15,7 @@ from bindings.domain.hold import HoldReason
 from bindings.errors import ClockInDoubt
 from bindings.failpoints import hit
 from bindings.jobs.run_control import UNSTOPPED, RunControl
-from bindings.lifecycle.unbind import call_provider, release, unbind_each
+from bindings.lifecycle.unbind import call_provider, end_holds_of_unbound, release, unbind_each
 from bindings.provider.outcome import UnbindNotFound, UnbindSucceeded
 from bindings.store import expiry, holds, queries, settle
 
@@ -51,8 +51,8 @@ def recover(runtime: Runtime, control: RunControl = UNSTOPPED) -> RecoverResult:
     """Run once and return the counts. Without a provider client, only do what the database alone decides.
 
     While the clock is in doubt no state changes by time, and only unbinds are repeated. A stop ends it within the
-    time of one batch or one call; the next run continues.
-    Safe to repeat and to run in several processes at the same time.
+    time of one batch or one call; the next run continues. Safe to repeat and to run in several processes at the
+    same time.
     """
     hit("recover.before")
     in_doubt, lapsed, never_sent, caller = 0, 0, 0, runtime.caller
@@ -80,7 +80,6 @@ def recover(runtime: Runtime, control: RunControl = UNSTOPPED) -> RecoverResult:
 
 
 def _all_batches(runtime: Runtime, control: RunControl, run_batch: Callable[[Transaction], int]) -> int:
-
     def work(tx: Transaction) -> int:
         runtime.clocks.verify(tx.instant())
         changed = run_batch(tx)
@@ -154,10 +153,7 @@ def _release_late_successes(runtime: Runtime, control: RunControl, client: Provi
             return app_and_bind_id, None
         outcome = call_provider(client, app_id=app_id, bind_id=bind_id)
         if isinstance(outcome, UnbindSucceeded | UnbindNotFound):
-            guard_s = runtime.settings.guard_for(0) if isinstance(outcome, UnbindNotFound) else 0.0
-            runtime.database.write(
-                partial(holds.end_holds, caller=runtime.caller, holds=matching, reason="unbound", guard_s=guard_s)
-            )
+            end_holds_of_unbound(runtime, matching, outcome)
         return app_and_bind_id, outcome
 
     ended = unbind_each(runtime, control.work_through(late), unbind_late)

@@ -21,13 +21,14 @@ from bindings.store import holds, queries, settle
 from bindings.store.bindings import BindingLost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from bindings.domain.binding import Binding
     from bindings.lifecycle.runtime import Runtime
     from bindings.provider.client import ProviderClient
     from bindings.provider.outcome import UnbindOutcome
     from bindings.store.database import Transaction
+    from bindings.store.holds import Hold
 
 Item = TypeVar("Item")
 
@@ -112,21 +113,22 @@ def _end_at_provider(runtime: Runtime, client: ProviderClient, binding: Binding)
     if not held:
         return binding
     outcome = call_provider(client, app_id=binding.app_id, bind_id=binding.bind_id)
-    match outcome:
-        case UnbindSucceeded():
-            guard_s = 0.0
-        case UnbindNotFound():
-            guard_s = runtime.settings.guard_for(0)
-        case Refused() | NotSent() | Unknown():
-            raise _error_for(outcome, binding, what_happens="its phones stay held; unbind it again")
+    if not isinstance(outcome, UnbindSucceeded | UnbindNotFound):
+        raise _error_for(outcome, binding, what_happens="its phones stay held; unbind it again")
     try:
-        runtime.database.write(
-            lambda tx: holds.end_holds(tx, runtime.caller, held, reason="unbound", guard_s=guard_s)
-        )
+        end_holds_of_unbound(runtime, held, outcome)
     except errors.Busy as busy:
         message = "the provider has ended the binding, but that could not be recorded; unbind it again"
         raise errors.OutcomeUnknown(message, binding=binding) from busy
     return binding
+
+
+def end_holds_of_unbound(
+    runtime: Runtime, held: Sequence[Hold], outcome: UnbindSucceeded | UnbindNotFound
+) -> None:
+    """End the holds of what the provider has ended, or after a guard time if it did not find that."""
+    guard_s = runtime.settings.guard_for(0) if isinstance(outcome, UnbindNotFound) else 0.0
+    runtime.database.write(lambda tx: holds.end_holds(tx, runtime.caller, held, reason="unbound", guard_s=guard_s))
 
 
 def finish_unbind(

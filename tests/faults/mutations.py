@@ -866,7 +866,7 @@ BUGS: tuple[Bug, ...] = (
     bug(
         "extension_that_is_attempted_again_counts_from_then",
         "bindings.lifecycle.extend:extend",
-        replace(compares("began_at"), "binding.expires_at is not None and now + life <= binding.expires_at"),
+        replace(compares("began_at"), "binding.expires_at is not None and now + lifetime <= binding.expires_at"),
         tests=EXTEND,
         detected_by="attempted_again and sqlite",
     ),
@@ -886,7 +886,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     bug(
         "late_success_that_is_unknown_frees_immediately",
-        "bindings.jobs.recover:_release_late_successes",
+        "bindings.lifecycle.unbind:end_holds_of_unbound",
         replace(calls("guard_for"), "0.0"),
         tests=MARK_ABSENT,
         detected_by="provider_does_not_know and sqlite",
