@@ -31,7 +31,7 @@ def with_default_effect(*names: str) -> list[signal.Signals]:
 def handled(numbers: Sequence[signal.Signals], handler: Handler) -> Iterator[Callable[[], None]]:
     """Handle the signals in the block, and as before after it, also if it raises. For the main thread only.
 
-    Yields a function that restores the handling of before at once.
+    Yields a function that restores the former handling immediately.
     """
     previous = {number: signal.getsignal(number) for number in numbers}
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Every name, in the order of a binding's life; a test checks that this list matches the calls of `hit`.
+# Every name, in the order of a binding's lifetime; a test checks that this list matches the calls of `hit`.
 NAMES = (
     "bind.before_reserve",
     "bind.reserve_in_transaction",

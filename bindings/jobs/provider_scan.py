@@ -91,8 +91,8 @@ class Scan:
     that a live row has. `odd_rows` (a set, in order) do not match the provider's documents; `unknown_odd_rows` are
     those of them whose bind_id is unknown here. `total` is the largest one that a page had, None if a page had
     none. `page_rows` is how many rows the first page had, `pages` how many pages had a new row, `pages_read` how
-    many were read. `newest` is where the newest of our bindings was seen, or None.
-    `partial`: only a few pages were to be read. `error` says why the scan ended sooner than intended, or is None.
+    many were read. `newest` is where the newest of our bindings was seen, or None. `partial`: only a few pages
+    were to be read. `error` says why the scan ended sooner than intended, or is None.
     """
 
     app_id: str | None

@@ -2,7 +2,7 @@
 
 An odd row is a binding that the provider lists, but what it is remains open: it is never adopted, and no binding
 here is changed by it. While one is listed, no scan proves that a binding is absent. What of it can be read is used
-on the safe side: its phones are held until its end; without an end that can be read, for the longest life of a
+on the safe side: its phones are held until its end; without an end that can be read, for the longest lifetime of a
 binding, again at each reconciliation that lists it. A row without a bindId is only reported, and holds nothing.
 """
 

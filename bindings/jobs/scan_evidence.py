@@ -77,9 +77,9 @@ def binding_of(row: ProviderBinding, candidates: Sequence[Binding], app_id: str 
 
 def matches_intent(row: ProviderBinding, intent: Binding, tolerance: ClockTolerance) -> bool:
     """Return True if a row may be the binding of an intent: its pair, its mode, and an end that it can have."""
-    life = timedelta(seconds=intent.provider_expire_s)
-    earliest = intent.requested_at + life - tolerance.error
-    latest = intent.send_by + tolerance.timestamp_age + life + tolerance.error
+    lifetime = timedelta(seconds=intent.provider_expire_s)
+    earliest = intent.requested_at + lifetime - tolerance.error
+    latest = intent.send_by + tolerance.timestamp_age + lifetime + tolerance.error
     mode = Mode.AXB if row.middle_number_a == row.middle_number_b else Mode.AXXB
     return same_pair(row, intent) and intent.mode is mode and earliest <= row.ends_at <= latest
 
@@ -116,8 +116,8 @@ def _unbound_at(binding: Binding) -> datetime | None:
     """
     if binding.state is State.UNBOUND:
         return binding.ended_at
-    life = timedelta(seconds=binding.provider_expire_s)
-    is_released = binding.state is State.EXPIRED and binding.held_until < binding.requested_at + life
+    lifetime = timedelta(seconds=binding.provider_expire_s)
+    is_released = binding.state is State.EXPIRED and binding.held_until < binding.requested_at + lifetime
     return binding.held_until if is_released else None
 
 

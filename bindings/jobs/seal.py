@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bindings.clock import SYSTEM_CLOCK
@@ -116,7 +117,7 @@ def _seal(
         seal = _new_seal(previous, rows, key, database.clock())
         hit("seal.before_insert")
         announced = len(rows) if is_at_end else None
-        inserted = database.write(lambda tx, seal=seal, count=announced: _insert(tx, seal, caller, count))  # type: ignore[misc]
+        inserted = database.write(partial(_insert, seal=seal, caller=caller, announced=announced))
         hit("seal.after_insert")
         if inserted:
             events_sealed, seals_written, previous = events_sealed + len(rows), seals_written + 1, seal

@@ -54,8 +54,8 @@ class SendClock(NamedTuple):
 
     def success(self, outcome: BindSucceeded, guard_s: float) -> settle.Success:
         """Return what a successful bind records: its earliest possible end (I6) and longest possible hold (I4)."""
-        life = _duration(self.intent.provider_expire_s)
-        hold = life + _duration(guard_s)
+        lifetime = _duration(self.intent.provider_expire_s)
+        hold = lifetime + _duration(guard_s)
         sent_at = self.sent_at(outcome.sent)
         answered_at = self.intent.requested_at + timedelta(seconds=outcome.answered - self.before)
         return settle.Success(
@@ -65,7 +65,7 @@ class SendClock(NamedTuple):
             sent_at=sent_at,
             answered_at=answered_at,
             expires_at=sent_at + _duration(self.intent.expire_s),
-            provider_expires_at=None if self.intent.max_expire_s is None else sent_at + life,
+            provider_expires_at=None if self.intent.max_expire_s is None else sent_at + lifetime,
             held_until=answered_at + hold,
             warn_s=self.intent.warn_s,
             hold=hold,

@@ -42,10 +42,10 @@ def extend(runtime: Runtime, binding_id: str, *, expire_s: int, actor: str | Non
         return extended
 
     def needs_no_change(binding: Binding, now: datetime, began_at: datetime) -> bool:
-        life, latest_end = timedelta(seconds=expire_s), binding.provider_end
-        if binding.expires_at is not None and began_at + life <= binding.expires_at:
+        lifetime, latest_end = timedelta(seconds=expire_s), binding.provider_end
+        if binding.expires_at is not None and began_at + lifetime <= binding.expires_at:
             return True  # perhaps moved by an attempt of this call whose response was lost
-        if latest_end is not None and now + life > latest_end:
+        if latest_end is not None and now + lifetime > latest_end:
             raise _too_long(latest_end, now)
         return False
 
@@ -92,7 +92,7 @@ def _move_end(
         binding, now = _read_again(runtime, binding_id, actor)
         if needs_no_change(binding, now, now - timedelta(seconds=runtime.clock.monotonic() - started_at)):
             return binding
-    raise errors.Busy("other calls change the end of this binding all the time; this one has changed nothing")
+    raise errors.Busy("other calls keep changing the end of this binding; this one has changed nothing")
 
 
 def _read_again(runtime: Runtime, binding_id: str, actor: str | None) -> tuple[Binding, datetime]:

@@ -220,7 +220,7 @@ def _repeat_if_changed(runtime: Runtime, work: Callable[[Transaction], successor
     for _ in range(ATTEMPTS):
         with suppress(successors.PredecessorChanged):
             return runtime.database.write(work, attempt_timeout_s=runtime.database.timeout_s)
-    raise errors.Busy("other calls change this binding all the time; nothing was replaced")
+    raise errors.Busy("other calls keep changing this binding; nothing was replaced")
 
 
 # End the predecessor.

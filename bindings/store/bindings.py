@@ -120,7 +120,7 @@ class _Now:
     """A placeholder in the values of a change, for the instant that the deciding clock reads.
 
     Never before the row's `requested_at` nor after its `held_until`, so that a clock that jumps writes no instant
-    outside of the longest possible life of the binding.
+    outside of the longest possible lifetime of the binding.
     """
 
 

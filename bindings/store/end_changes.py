@@ -82,8 +82,8 @@ def narrow(
 
 def _values(tx: Transaction, binding_id: str, now: datetime, seconds: int) -> dict[str, Any]:
     bounds = {"clock_from": now - CLOCK_TOLERANCE, "clock_to": now + CLOCK_TOLERANCE}
-    life = timedelta(seconds=seconds)
-    end = {"life": life} if tx.dialect.server_clock else {"new_expires_at": tx.instant() + life}
+    lifetime = timedelta(seconds=seconds)
+    end = {"lifetime": lifetime} if tx.dialect.server_clock else {"new_expires_at": tx.instant() + lifetime}
     return {"of_id": binding_id} | bounds | end
 
 
@@ -102,7 +102,7 @@ def _movement(dialect: SqlDialect, change: _Change) -> events.ChangeWithEvents:
     now, expires_at = dialect.now_once, bindings.c.expires_at
     new_end: ColumnElement[datetime] = bindparam("new_expires_at", type_=Instant)
     if dialect.server_clock:
-        new_end = now + bindparam("life", type_=Interval)
+        new_end = now + bindparam("lifetime", type_=Interval)
     # Each reading of the clock is slightly later than the one before it: the promised end must not pass the other.
     bounded_end = func.least(new_end, PROVIDER_END, type_=Instant) if dialect.server_clock else new_end
     actor = bindparam("of_actor", type_=bindings.c.actor.type)

@@ -205,7 +205,7 @@ def read_phone(
 
 
 def read_digits(key: DataKey | None, column: str, row_id: str, stored_text: str, sealed: bytes | None) -> str:
-    """Return the key of the phone that `read_phone` would return, opened at once; `Busy` if it does not open."""
+    """Return the key of the phone that `read_phone` would return, decrypted here; `Busy` if it cannot be."""
     if sealed is None and not stored_text.startswith(BLIND):
         return stored_text
     return _open(key, column, row_id, sealed)

@@ -1,4 +1,4 @@
-"""Try again what may pass, within a budget; what will not is raised at once, with its cause."""
+"""Try again what may pass, within a budget; what will not is raised immediately, with its cause."""
 
 from __future__ import annotations
 

@@ -473,7 +473,7 @@ def settle_unbound(
     ended_at: datetime | None = None,
     guard_s: float = 0.0,
 ) -> Binding:
-    """Record that the provider ended a binding at `ended_at` (None: now), or at the end of its longest life.
+    """Record that the provider ended a binding at `ended_at` (None: now), or at the end of its longest lifetime.
 
     The phones stay held for `guard_s` from then on, never longer than before.
     If the binding has expired, it stays expired, its phones are released and no release is owed. Safe to repeat.

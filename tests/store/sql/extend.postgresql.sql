@@ -2,11 +2,11 @@ WITH changed AS (
     UPDATE bindings
     SET expires_at=least((
         SELECT clock_timestamp() AS clock_timestamp_1
-    ) + :life, coalesce(bindings.provider_expires_at, bindings.expires_at)),
+    ) + :lifetime, coalesce(bindings.provider_expires_at, bindings.expires_at)),
         provider_expires_at=coalesce(bindings.provider_expires_at, bindings.expires_at),
         warn_at=CASE WHEN (bindings.warn_s IS NULL) THEN NULL ELSE ((
         SELECT clock_timestamp() AS clock_timestamp_1
-    ) + :life) - make_interval(0, 0, 0, 0, 0, 0, CAST(bindings.warn_s AS FLOAT)) END,
+    ) + :lifetime) - make_interval(0, 0, 0, 0, 0, 0, CAST(bindings.warn_s AS FLOAT)) END,
         version=(bindings.version + :version_1::INTEGER), change_tx=greatest(bindings.change_tx,
         CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT) + coalesce((
         SELECT account.tx_offset
@@ -25,10 +25,10 @@ WITH changed AS (
       AND :clock_to::TIMESTAMP WITH TIME ZONE
       AND (
         SELECT clock_timestamp() AS clock_timestamp_1
-    ) + :life > bindings.expires_at
+    ) + :lifetime > bindings.expires_at
       AND (
         SELECT clock_timestamp() AS clock_timestamp_1
-    ) + :life <= coalesce(bindings.provider_expires_at, bindings.expires_at)
+    ) + :lifetime <= coalesce(bindings.provider_expires_at, bindings.expires_at)
     RETURNING bindings.id, bindings.mode, bindings.phone_a, bindings.phone_b, bindings.pool_number,
         bindings.app_id, bindings.scope, bindings.reference, coalesce(bindings.idempotency_key,
         bindings.duplicate_key) AS idempotency_key, bindings.replaces, bindings.replaced_by,
