@@ -187,13 +187,13 @@ def test_next_steps_of_a_doubt_say_what_the_next_scan_can_still_do(harness: Serv
         return [step.text for step in next_steps(binding, soon, config, at)]
 
     early = next_steps(binding, binding.requested_at, config, soon)
-    assert [(step.at, "looks" in step.text) for step in early[:2]] == [(binding.settle_by, True), (soon, False)]
+    assert [(step.at, "a look" in step.text) for step in early[:2]] == [(binding.settle_by, True), (soon, False)]
     for settings, doubt, scan_at in (
         (config.model_copy(update={"on_doubt": "observe"}), binding, soon),
         (config, replace(binding, mode=Mode.AXXB), soon),
         (config, binding, None),
     ):
-        assert not any("looks" in step.text for step in next_steps(doubt, doubt.requested_at, settings, scan_at))
+        assert not any("a look" in step.text for step in next_steps(doubt, doubt.requested_at, settings, scan_at))
     observing = config.model_copy(update={"on_doubt": "observe"})
     assert not any("adopt" in step.text for step in next_steps(binding, soon, observing, soon))
     assert "adopts" in step_texts(120)[0]
