@@ -6,8 +6,8 @@ next request would be refused too; it never opens for a refusal that concerns a 
 
 The circuit of binds also opens when two binds in a row met the same answer of these: an undocumented status, a
 success without its data, a response of something that is not the provider's API (a wrong address, a firewall), or
-a limit of the rate. Each such bind is in doubt and holds its phones, for its whole lifetime if no list resolves it,
-so no third one is sent.
+a limit of the rate. Each such bind is in doubt and holds its phones, for its whole lifetime if no list resolves
+it, so no third one is sent.
 """
 
 from __future__ import annotations
