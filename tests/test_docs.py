@@ -32,6 +32,7 @@ from bindings.jobs.registry import JOBS
 from bindings.lifecycle.resolution_times import JITTER, LOOK_PAGES
 from bindings.provider.simulator import API_KEY, API_SECRET, FaultKind, Simulator
 from bindings.provider.statuses import STATUSES
+from bindings.service import BindingService
 from bindings.settings import FROM_FILE, PREFIX, Settings
 from bindings.store import reserve
 from bindings.store.downgrade import OLDEST
@@ -191,6 +192,24 @@ def test_every_object_of_the_python_reference_exists() -> None:
         module, _, attribute = (name, "", "") if kind == "module" else name.rpartition(".")
         imported = import_module(module)
         assert kind == "module" or isinstance(getattr(imported, attribute), type), name
+
+
+def test_every_call_of_the_python_table_has_the_arguments_of_its_method() -> None:
+    """A row may have a call twice, and further arguments after its calls; an id has a longer name in the code."""
+    internal = {"own_only", "binding_id", "binding_ids", "report_id"}
+    documented: dict[str, set[str]] = {}
+    for row in rows(REFERENCE / "python.md", "Python"):
+        last = ""
+        for text in re.findall(r"`([^`]+)`", row[0]):
+            name, is_call, arguments = text.rstrip(")").partition("(")
+            last = name if is_call else last
+            listed = re.findall(r"(?:^|, )([\w.]+)", arguments if is_call else text)
+            documented[last] = documented.get(last, set()) | set(listed)
+    checked = {name: names for name, names in documented.items() if hasattr(BindingService, name)}
+    assert len(checked) > 25
+    for name, names in checked.items():
+        parameters = set(inspect.signature(getattr(BindingService, name)).parameters) - internal - {"self"}
+        assert names - {"id", "ids"} in (parameters, {"..."}), name
 
 
 # What the pages look like.
