@@ -126,7 +126,7 @@ _STATES: dict[str, Failure] = {
         "a sequence of the database has given out its last number",
         "raise its limit: ALTER SEQUENCE ... NO MAXVALUE",
     ),
-    "54": Failure("the database server has reached a limit of its own", SEE_LOG),
+    "54": Failure("the database server has reached a limit of its own", SEE_LOG),  # such as that of wraparound
     "0A000": Failure("the schema was changed while this process ran", SEE_LOG, may_pass=True),
     "26000": Failure("the database has lost a prepared statement", SEE_LOG, may_pass=True),
     "28": Failure(f"the database server refuses the user of {URL_VARIABLE}", "correct the user or the password"),
@@ -147,7 +147,7 @@ _STATES: dict[str, Failure] = {
     "22021": _ENCODING,
     "XX": Failure("the database server reports damaged data or an internal error", SEE_LOG),
 }
-_SAFE_MESSAGES = {"53", "53100", "42501", PROTOCOL}
+_SAFE_MESSAGES = {"53", "53100", "54", "42501", PROTOCOL}
 _STATEMENT_POOLING = "statement pooling"
 _NO_SCHEMA_PERMISSION = re.compile(r"permission denied for schema (\w+)")
 
@@ -195,6 +195,28 @@ _REFUSED_CONNECTIONS: tuple[tuple[str, Failure], ...] = (
     ),
     (r'database ".*" does not exist', _STATES["3D000"]),
     (
+        r"is not permitted to log in",
+        Failure(f"the role of {URL_VARIABLE} may not log in", "correct the user, or ALTER ROLE ... LOGIN"),
+    ),
+    (
+        r"too many connections for (role|database)",
+        Failure(
+            f"the server accepts no more connections of the role, or to the database, of {URL_VARIABLE}",
+            "raise their CONNECTION LIMIT, or lower BINDINGS_POOL_SIZE of each process",
+            may_pass=True,
+        ),
+    ),
+    (r"too many clients|connection slots are reserved|no more connections allowed", _STATES["53300"]),
+    (
+        r"not currently accepting connections",
+        Failure(
+            f"the database in {URL_VARIABLE} accepts no connections",
+            "wait for the end of its maintenance, or ALTER DATABASE ... ALLOW_CONNECTIONS true",
+            may_pass=True,
+        ),
+    ),
+    (r"starting up|shutting down|in recovery mode|not yet accepting connections", _STATES["57P03"]),
+    (
         r"permission denied for database",
         Failure(f"the database refuses the user of {URL_VARIABLE}", "grant the user CONNECT on the database"),
     ),
@@ -203,6 +225,8 @@ _REFUSED_CONNECTIONS: tuple[tuple[str, Failure], ...] = (
         Failure(f"the server and {URL_VARIABLE} do not agree on TLS", "correct sslmode and the certificates"),
     ),
 )
+_SEVERITY = re.compile(r"\w+:\s\s")  # before what the server itself says, in the language of the server
+_QUOTED = re.compile("[\"'\u00ab\u00bb\u201e].+?[\"'\u00ab\u00bb\u201c]")  # may be the user of the URL
 
 
 def _explain_connect(error: exc.DBAPIError) -> Failure:
@@ -221,7 +245,10 @@ def _explain_attempt(text: str) -> Failure:
     for pattern, failure in _REFUSED_CONNECTIONS:
         if re.search(pattern, text):
             return failure
-    reason = text.rpartition("failed: ")[2].strip().partition("\n")[0].removeprefix("FATAL:").strip()
+    reason = text.rpartition("failed: ")[2].strip().partition("\n")[0]
+    if _SEVERITY.match(reason):
+        words = _QUOTED.sub('"..."', _SEVERITY.sub("", reason))
+        return Failure(f"the server in {URL_VARIABLE} refuses the connection: {words}", SEE_LOG, may_pass=True)
     return Failure(
         f"the server in {URL_VARIABLE} does not accept connections: {reason}",
         f"see that it runs, and that host and port in {URL_VARIABLE} are right",

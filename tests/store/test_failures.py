@@ -154,6 +154,48 @@ def _wait_for_the_idle_timeout(connection: Connection) -> None:
     connection.exec_driver_sql("SELECT 1")
 
 
+_CONNECT = 'connection failed: connection to server at "127.0.0.1", port 5432 failed: '
+
+
+@pytest.mark.parametrize(
+    ("words", "cause", "todo", "may_pass"),
+    [
+        (
+            'FATAL:  role "u" is not permitted to log in',
+            "the role of BINDINGS_DATABASE_URL may not",
+            "LOGIN",
+            False,
+        ),
+        ('FATAL:  too many connections for role "u"', "no more connections of the role", "CONNECTION LIMIT", True),
+        ('FATAL:  too many connections for database "d"', "or to the database", "CONNECTION LIMIT", True),
+        ("FATAL:  sorry, too many clients already", "accepts no more connections", "max_connections", True),
+        ("FATAL:  no more connections allowed (max_client_conn)", "accepts no more", "max_connections", True),
+        (
+            'FATAL:  database "d" is not currently accepting connections',
+            "accepts no conn",
+            "ALLOW_CONNECTIONS",
+            True,
+        ),
+        ("FATAL:  the database system is starting up", "starts or shuts down", "log of the database server", True),
+        (
+            "FATAL:  Passwort-Authentifizierung f\u00fcr Benutzer \u00bbu\u00ab fehlgeschlagen",
+            'refuses the connection: Passwort-Authentifizierung f\u00fcr Benutzer "..." fehlgeschlagen',
+            "log of the database server",
+            True,
+        ),
+        ("Connection refused\n\tIs the server running?", "Connection refused", "host and port", True),
+    ],
+)
+def test_refusal_of_a_connection_names_its_cause_and_no_user(
+    words: str, cause: str, todo: str, *, may_pass: bool
+) -> None:
+    refused = exc.OperationalError(None, None, psycopg.OperationalError(_CONNECT + words))
+    failure = explain(refused, make_url("postgresql://u@h/d"))
+    assert cause in failure.cause
+    assert todo in failure.todo
+    assert failure.may_pass is may_pass
+
+
 def counted(before_attempt: Callable[[int], None]) -> Callable[..., DeadlineConnection]:
     """Return a `connect` that calls `before_attempt` with the number of each attempt, and then connects."""
     connect, numbers = DeadlineConnection.connect, itertools.count(1)
