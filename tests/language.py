@@ -61,10 +61,6 @@ ALLOWED_NAMES: dict[tuple[str, str], str] = {
 # Where such a phrase must stay: file and text, and the reason.
 ALLOWED_PHRASES: dict[tuple[str, str], str] = {
     ("bindings/store/queries.py", "of ours"): "a key of the public counts of `stats`: AXB met nothing of ours",
-    ("bindings/store/schema.py", "of ours"): "comments of columns, which only a migration can change",
-    ("bindings/store/schema.py", "nobody"): "as above",
-    ("bindings/store/schema.py", "none where"): "as above",
-    ("bindings/store/schema.py", "told"): "as above",
 }
 
 
