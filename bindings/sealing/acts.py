@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 SUBJECTS = ("key", "webhook", "export", "account")
-_COMPARED: dict[str, tuple[str, ...]] = {
+_COMPARED_COLUMNS: dict[str, tuple[str, ...]] = {
     "key": (
         *("name", "role", "prefix", "rate_limit", "created_at", "created_by", "expires_at", "hash_sha256"),
         *("revoked_at", "revoked_by"),
@@ -34,21 +34,21 @@ _COMPARED: dict[str, tuple[str, ...]] = {
 }
 _COLUMN_OF = {"index_key": "phone_index_key", "data_key": "phone_data_key"}  # of facts with another name
 # What a row has when it is created, before an act says otherwise.
-_AT_FIRST: dict[str, dict[str, Any]] = {
+_INITIAL_VALUES: dict[str, dict[str, Any]] = {
     "key": {"revoked_at": None, "revoked_by": None},
     "webhook": {"old_secret_until": None, "disabled_at": None, "disabled_why": None},
     "export": {"finished_at": None, "row_count": None, "sha256": None},
-    "account": dict.fromkeys(_COMPARED["account"]) | {"tx_offset": 0},
+    "account": dict.fromkeys(_COMPARED_COLUMNS["account"]) | {"tx_offset": 0},
 }
-_CREATED = {"key": Act.KEY_CREATED, "webhook": Act.WEBHOOK_ADDED}
-_SET: dict[str, dict[str, Any]] = {
+_CREATING_ACTS = {"key": Act.KEY_CREATED, "webhook": Act.WEBHOOK_ADDED}
+_VALUES_SET: dict[str, dict[str, Any]] = {
     Act.WEBHOOK_ENABLED: {"disabled_at": None, "disabled_why": None},
     Act.DATABASE_SCANNED: {"scan_owed_since": None},
     Act.DATABASE_SCAN_WAIVED: {"scan_owed_since": None},
     Act.PHONES_KEYS_CHANGED: {"phones_sealed_at": None},
 }
 # Columns that an act changes, and that are not determined if its detail does not have them.
-_CHANGED = {
+_CHANGED_COLUMNS = {
     Act.PHONES_KEYS_CHANGED: ("phone_key_checks",),
     Act.PHONES_SEALED: ("phone_key_checks", "phones_sealed_at"),
 }
@@ -106,27 +106,27 @@ def act_faults(
 def _replay(subject: str, history: Sequence[Mapping[str, Any]], *, is_whole: bool) -> dict[str, Any]:
     """Return the values by column, as far as the events determine them."""
     has_creation = is_whole if subject == "account" else any(_creates(subject, event) for event in history[:1])
-    values = dict(_AT_FIRST[subject]) if has_creation else {}
+    values = dict(_INITIAL_VALUES[subject]) if has_creation else {}
     for event in history:
         detail = event["detail"]
         act = detail.get("act")
         if "began_at" in detail:
             values |= {name: event.get(name) for name in ("actor", "request_id", "key_id")}
-        for name in _CHANGED.get(act, ()):
+        for name in _CHANGED_COLUMNS.get(act, ()):
             values.pop(name, None)
         facts = {_COLUMN_OF.get(name, name): value for name, value in detail.items()}
         if act == Act.RETENTION_APPLIED and "earlier" not in facts:
             del facts["kept_from"]
             if "gone_tx" not in facts:  # of an older version, which moved the limit without an event too
                 values.pop("kept_from", None)
-        values |= {name: _plain(name, facts[name]) for name in _COMPARED[subject] if name in facts}
-        values |= _SET.get(act, {})
+        values |= {name: _plain(name, facts[name]) for name in _COMPARED_COLUMNS[subject] if name in facts}
+        values |= _VALUES_SET.get(act, {})
     return values
 
 
 def _creates(subject: str, event: Mapping[str, Any]) -> bool:
     detail = event["detail"]
-    return "began_at" in detail if subject == "export" else detail.get("act") == _CREATED[subject]
+    return "began_at" in detail if subject == "export" else detail.get("act") == _CREATING_ACTS[subject]
 
 
 def _plain(name: str, value: Any) -> Any:

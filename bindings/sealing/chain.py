@@ -60,7 +60,7 @@ class Chain:
         self._sealed_to = BEGINNING
         self._last_event = BEGINNING
         self._current: Seal | None = None
-        self._short: list[_ShortSeals] = []
+        self._short_seals: list[_ShortSeals] = []
         self.deleted_seals = 0
         self._epoch = 1  # of the seal before the current one
         self._body: SealBody | None = None
@@ -113,7 +113,7 @@ class Chain:
         while self._current is not None:
             self._close()
             self._next()
-        for short in self._short:
+        for short in self._short_seals:
             if deleted_until is not None and short.end <= deleted_until:
                 self.deleted_seals += short.last - short.first + 1
             else:
@@ -193,11 +193,11 @@ class Chain:
         self._report("seal", message, seal.number, self._first, seal.end)
 
     def _note_short(self, seal: Seal, missing: int) -> None:
-        last = self._short[-1] if self._short else None
+        last = self._short_seals[-1] if self._short_seals else None
         if last is not None and last.last == seal.number - 1:
             last.last, last.end, last.missing = seal.number, seal.end, last.missing + missing
         else:
-            self._short.append(
+            self._short_seals.append(
                 _ShortSeals(first=seal.number, last=seal.number, begin=self._first, end=seal.end, missing=missing)
             )
 

@@ -23,8 +23,8 @@ _ISO_LENGTH = len("2026-01-31T12:00:00.123456+00:00")
 _TEXT_LENGTH = len("2026-01-31T12:00:00.123456Z")
 _JSON_TYPES = frozenset((str, int, bool, type(None)))
 _COLUMN_TYPES = _JSON_TYPES | {dict, list}
-_MOST = msgspec.json.Encoder(order="sorted")  # a tenth of the time of the other, which encodes everything
-_EVERY = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False)
+_FAST_ENCODER = msgspec.json.Encoder(order="sorted")  # a tenth of the time of the other, which encodes everything
+_FULL_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False)
 
 
 def canonical(value: Any) -> bytes:
@@ -48,13 +48,13 @@ def _is_plain(value: Any) -> bool:
 
 def _encode_plain(value: Any) -> bytes:
     try:
-        return _MOST.encode(value)
+        return _FAST_ENCODER.encode(value)
     except (UnicodeEncodeError, TypeError, OverflowError):  # it encodes no lone surrogate
         return _encode_any(value)
 
 
 def _encode_any(value: Any) -> bytes:
-    return _EVERY.encode(value).encode("utf-8", "surrogatepass")
+    return _FULL_ENCODER.encode(value).encode("utf-8", "surrogatepass")
 
 
 def _without_fractions(value: Any) -> Any:

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SALT_BYTES = 16
-OF_BINDING = (
+BINDING_FACTS = (
     *("id", "mode", "phone_a", "phone_b", "pool_number", "app_id", "scope", "actor", "reference"),
     *("idempotency_key", "expire_s", "max_expire_s", "warn_s", "replaces"),
 )
-OF_HOLD = ("id", "scope", "phone", "why", "app_id", "bind_id", "created_at")
+HOLD_FACTS = ("id", "scope", "phone", "why", "app_id", "bind_id", "created_at")
 
 
 def new_salt() -> str:

@@ -25,11 +25,11 @@ STATES = {
     EventKind.UNBOUND: State.UNBOUND,
     EventKind.LAPSED: State.LAPSED,
 }
-_REQUESTED = (
+_REQUEST_COLUMNS = (
     *("mode", "pool_number", "app_id", "replaces", "waits_for", "expire_s", "max_expire_s", "warn_s"),
     *("send_by", "settle_by", "held_until"),
 )
-_AT_FIRST_NONE = (
+_INITIALLY_NONE = (
     *("bind_id", "middle_number_a", "middle_number_b", "provider_status", "reason", "sent_at", "answered_at"),
     *("expires_at", "provider_expires_at", "replaced_by", "unbind_requested_at", "ended_at", "warn_at"),
 )
@@ -40,7 +40,7 @@ _INSTANTS = frozenset(
     )
 )
 # Columns that an event sets to what its detail has under the same name, if it has it.
-_FROM_DETAIL = {
+_DETAIL_COLUMNS = {
     EventKind.REQUESTED: ("requested_at",),
     EventKind.ACTIVATED: (
         *("bind_id", "middle_number_a", "middle_number_b", "sent_at", "answered_at", "expires_at"),
@@ -57,9 +57,9 @@ _FROM_DETAIL = {
     EventKind.REPLACED: ("replaced_by", "unbind_requested_at"),
     EventKind.CLEARED: ("requested_at", "send_by", "settle_by", "held_until"),
 }
-_FROM_DETAIL[EventKind.ADOPTED] = _FROM_DETAIL[EventKind.ACTIVATED]
+_DETAIL_COLUMNS[EventKind.ADOPTED] = _DETAIL_COLUMNS[EventKind.ACTIVATED]
 # Columns that an event changes, and that are not determined if its detail does not have them.
-_CHANGED = {
+_CHANGED_COLUMNS = {
     EventKind.FAILED: ("held_until", "ended_at"),
     EventKind.UNBIND_REQUESTED: ("unbind_requested_at",),
 }
@@ -82,11 +82,11 @@ def _apply(row: dict[str, Any], event: Mapping[str, Any]) -> None:
     kind, detail = event["kind"], event["detail"]
     _require_order(row, kind)
     if kind == EventKind.REQUESTED:
-        row |= dict.fromkeys(_AT_FIRST_NONE) | {name: _plain(name, detail.get(name)) for name in _REQUESTED}
+        row |= dict.fromkeys(_INITIALLY_NONE) | {name: _plain(name, detail.get(name)) for name in _REQUEST_COLUMNS}
         row["request_id"] = event.get("request_id")
-    for name in _CHANGED.get(kind, ()):
+    for name in _CHANGED_COLUMNS.get(kind, ()):
         row.pop(name, None)
-    row |= {name: _plain(name, detail[name]) for name in _FROM_DETAIL.get(kind, ()) if name in detail}
+    row |= {name: _plain(name, detail[name]) for name in _DETAIL_COLUMNS.get(kind, ()) if name in detail}
     if kind in STATES:
         row["state"] = STATES[kind]
     _apply_rules(row, kind, detail)

@@ -277,11 +277,11 @@ def _row_faults(
         if row[name] != expected and not _is_close(name, row, expected):
             yield f"has another {name} than its events"
     if not is_erased:
-        yield from _asked_faults(history, row)
+        yield from _request_faults(history, row)
 
 
-def _asked_faults(history: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> Iterable[str]:
-    """Yield what contradicts what was asked for."""
+def _request_faults(history: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> Iterable[str]:
+    """Yield what contradicts the request of a binding."""
     facts = history[0]["detail"].get("facts")
     if facts is not None and row["facts"] != facts:
         yield "differs from what was asked for"

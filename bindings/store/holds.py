@@ -19,7 +19,7 @@ from uuid_utils import uuid7
 from bindings.domain.binding import EventKind
 from bindings.domain.hold import HoldReason
 from bindings.sealing.encoding import instant_text
-from bindings.sealing.facts import OF_HOLD, facts_hash, new_salt
+from bindings.sealing.facts import HOLD_FACTS, facts_hash, new_salt
 from bindings.store import account, events, sql
 from bindings.store import phones as stored_phones
 from bindings.store.column_types import Instant
@@ -433,8 +433,8 @@ def details(proofs: Iterable[HoldProof]) -> list[dict[str, Any]]:
 def hold_facts(salt: str, scope: str, hold: Hold) -> str:
     """Return the hash by which an event proves what never changes in the row of a hold."""
     plain = {"scope": scope, "phone": hold.phone.digits, "created_at": instant_text(hold.created_at)}
-    values = plain | {name: getattr(hold, name) for name in OF_HOLD if name not in plain}
-    return facts_hash(salt, values, OF_HOLD)
+    values = plain | {name: getattr(hold, name) for name in HOLD_FACTS if name not in plain}
+    return facts_hash(salt, values, HOLD_FACTS)
 
 
 def to_hold(row: Row[*tuple[Any, ...]]) -> Hold:

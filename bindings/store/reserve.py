@@ -19,7 +19,7 @@ from bindings.domain import conflict
 from bindings.domain.acts import RestoreCause
 from bindings.domain.binding import Binding, BindRequest, EventKind, Holder, Mode, State
 from bindings.domain.hold import HoldReason
-from bindings.sealing.facts import OF_BINDING, facts_hash, new_salt
+from bindings.sealing.facts import BINDING_FACTS, facts_hash, new_salt
 from bindings.store import account, events, rollback_detection
 from bindings.store import phones as stored_phones
 from bindings.store.bindings import (
@@ -457,8 +457,8 @@ def _insertion(dialect: SqlDialect, key_column: str, names: tuple[str, ...]) -> 
 def binding_facts(salt: str, binding: Binding) -> str:
     """Return the hash by which the `requested` event proves what the row says was asked for."""
     phones = {"phone_a": binding.phone_a.digits, "phone_b": binding.phone_b.digits}
-    values = {name: getattr(binding, name) for name in OF_BINDING if name not in phones}
-    return facts_hash(salt, values | phones, OF_BINDING)
+    values = {name: getattr(binding, name) for name in BINDING_FACTS if name not in phones}
+    return facts_hash(salt, values | phones, BINDING_FACTS)
 
 
 def fingerprint(request: BindRequest | Binding) -> str | None:

@@ -23,7 +23,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from bindings import telemetry
 from bindings.domain import conflict
 from bindings.domain.binding import Mode, State
-from bindings.sealing.facts import OF_BINDING, facts_hash, new_salt
+from bindings.sealing.facts import BINDING_FACTS, facts_hash, new_salt
 from bindings.store import phones as stored_phones
 from bindings.store import reserve
 from bindings.store.column_types import BindingId, Instant
@@ -165,7 +165,7 @@ def _values(
         "send_us": durations.until_send_us,
         "settle_us": durations.until_settle_us,
         "held_us": durations.until_free_us,
-        "facts": facts_hash(salt, facts, OF_BINDING),
+        "facts": facts_hash(salt, facts, BINDING_FACTS),
         "trace": telemetry.traceparent(),
         "event_key_id": caller.key_id,
     }

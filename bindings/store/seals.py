@@ -19,7 +19,7 @@ from sqlalchemy.types import NullType
 from bindings.domain.acts import Act
 from bindings.domain.binding import EventKind
 from bindings.sealing.encoding import instant_text, parse_any_json, parse_json, plain_instant, sha256
-from bindings.sealing.facts import OF_BINDING, facts_hash
+from bindings.sealing.facts import BINDING_FACTS, facts_hash
 from bindings.sealing.findings import UNREADABLE
 from bindings.sealing.seals import BEGINNING, Seal, cursor
 from bindings.store import phones, sql
@@ -292,7 +292,7 @@ def _plain_binding(dialect: Dialect, stored: dict[str, Any]) -> dict[str, Any] |
     if stored["facts_salt"] is not None:
         digits = {name: phone.digits for name, phone in phones_by_name.items()}
         salt = phones.opened_salt(key, "bindings", binding_id, stored["facts_salt"])
-        facts = facts_hash(salt, request_values | digits, OF_BINDING)
+        facts = facts_hash(salt, request_values | digits, BINDING_FACTS)
     digest = request_digest(SimpleNamespace(**(request_values | phones_by_name))) if key_columns else None
     return {name: stored[name] for name in _PUBLIC} | {
         "change_tx": stored["change_tx"],
