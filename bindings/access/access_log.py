@@ -222,13 +222,13 @@ class _List:
         return filters.kind in (None, *self.kinds) and (filters.binding_id is None or self.has_bindings)
 
 
-_OF_EVENTS = _Order(
+_EVENT_ORDER = _Order(
     position=lambda event: (event.at, events.parse_cursor(event.cursor)[1]),
     parse=fields.event_position,
     first=0,
     last=10**18,
 )
-_OF_EXPORTS = _Order(
+_EXPORT_ORDER = _Order(
     position=lambda export: (export.began_at, export.id),
     parse=fields.uuid_text,
     first=str(uuid.UUID(int=0)),
@@ -239,21 +239,21 @@ _LISTS = (
         kinds=(AccessKind.EXPORT_IN_FULL, AccessKind.EXPORT_MASKED),
         read=access_log.list_exports,
         count=access_log.count_exports,
-        order=_OF_EXPORTS,
+        order=_EXPORT_ORDER,
         has_bindings=True,
     ),
     _List(
         kinds=(AccessKind.PHONE_SEARCH,),
         read=access_log.list_phone_searches,
         count=access_log.count_phone_searches,
-        order=_OF_EVENTS,
+        order=_EVENT_ORDER,
         has_bindings=False,
     ),
     _List(
         kinds=(AccessKind.REVEAL, AccessKind.ACT, AccessKind.SESSION),
         read=access_log.list_events,
         count=access_log.count_events,
-        order=_OF_EVENTS,
+        order=_EVENT_ORDER,
         has_bindings=True,
     ),
 )

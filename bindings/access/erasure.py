@@ -103,7 +103,7 @@ class Erasure:
         old_events = self._database.read(erasure.count_old_events, checked, until=None)
         if dry_run:
             return ErasureResult(id=None, old_events=old_events, dry_run=True, **counts)
-        entry = self._begun(journal, checked)
+        entry = self._unfinished_entry(journal, checked)
         if entry is None:
             entry = JournalEntry(id=str(uuid7()), at=now, digest=journal.digest(checked), ticket=checked_ticket)
             journal.append(entry, counts)
@@ -142,7 +142,7 @@ class Erasure:
             bindings=bindings,
         )
 
-    def _begun(self, journal: ErasureJournal, phone: Phone) -> JournalEntry | None:
+    def _unfinished_entry(self, journal: ErasureJournal, phone: Phone) -> JournalEntry | None:
         """Return the entry of an erasure of the phone that did not reach its end, or None."""
         digest = journal.digest(phone)
         entries = (entry for entry in journal.entries() if entry.digest == digest)

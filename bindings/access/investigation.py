@@ -271,7 +271,7 @@ class Investigation:
 
 
 def _contains(export: Event, binding: Binding) -> bool:
-    """Return whether an export of a period may contain a binding; older ones do not tell their period."""
+    """Return whether an export of a period may contain a binding; older versions did not record it."""
     requested_at, start, end = binding.requested_at, export.detail.get("from"), export.detail.get("to")
     return (
         requested_at <= export.at

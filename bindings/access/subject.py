@@ -75,8 +75,8 @@ class SubjectAccess:
 
     def _exports(self, phone: Phone) -> Iterator[dict[str, Any]]:
         before: tuple[datetime, str] | None = None
-        everything = AccessFilters()
-        while page := self._database.read(access_log.list_exports, everything, before=before, limit=PAGE)[0]:
+        no_filters = AccessFilters()
+        while page := self._database.read(access_log.list_exports, no_filters, before=before, limit=PAGE)[0]:
             for export in page:
                 if self._database.read(subject.may_be_in_export, phone, export):
                     yield {"table": "exports"} | to_plain(export)
