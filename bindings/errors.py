@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bindings import docstrings
 from bindings.domain.binding import Holder, Reason, State
 from bindings.domain.explanation import Explanation, ResponsibleParty
+from bindings.domain.serialization import instant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -193,7 +194,7 @@ class PhoneInUse(BindingsError):
             "reference": self.holder.reference,
             "mode": self.holder.mode,
             "state": self.holder.state,
-            "held_until": self.holder.held_until.isoformat().replace("+00:00", "Z"),
+            "held_until": instant(self.holder.held_until),
             "retry_after_s": self.holder.retry_after_s,
             "why": self.holder.why,
         }

@@ -26,6 +26,7 @@ from uuid_utils import uuid7
 from bindings import errors, http_transport, telemetry
 from bindings.domain.addresses import is_public
 from bindings.domain.binding import EventKind
+from bindings.domain.serialization import instant
 from bindings.extras import require_extra
 from bindings.fork_safety import ProcessMark
 from bindings.http_transport import Reply
@@ -133,7 +134,7 @@ def job(runtime: Runtime, *, on_results: Callable[[str, int], None] | None = Non
 def send_test(runtime: Runtime, webhook_id: str) -> WebhookResponse:
     """Send a signed `{"type": "test"}` once, also to a disabled webhook, and return the response."""
     target = _target(runtime.database, validation.identifier(webhook_id, "webhook"))
-    body = _json({"type": "test", "timestamp": _instant(datetime.now(UTC)), "data": {}})
+    body = _json({"type": "test", "timestamp": instant(datetime.now(UTC)), "data": {}})
     return post(
         target,
         str(uuid7()),
@@ -295,8 +296,8 @@ class WebhookSender:
 
     def _due_at(self, database_time: datetime) -> datetime | None:
         """Return the instant that stands for the database's clock while that is in doubt; None if it is not."""
-        instant = self._clocks.trusted_instant(database_time)
-        return None if self._clocks.database_error is None else instant
+        trusted = self._clocks.trusted_instant(database_time)
+        return None if self._clocks.database_error is None else trusted
 
     def _release(self, unsent: Sequence[Delivery]) -> None:
         if unsent:
@@ -419,7 +420,7 @@ def body_of(event: Event) -> bytes:
         "reference": event.reference,
         "sequence": event.sequence,
         "kind": event.kind,
-        "at": _instant(event.at),
+        "at": instant(event.at),
         "cursor": event.cursor,
     }
     if TRACEPARENT in event.detail:
@@ -431,7 +432,7 @@ def body_of(event: Event) -> bytes:
     if event.kind is EventKind.SEALED:
         data["head"] = event.detail["head"]
     if event.kind is EventKind.EXPIRES_SOON and "expires_at" in event.detail:  # not in those of earlier versions
-        data["expires_at"] = _instant(datetime.fromisoformat(event.detail["expires_at"]))
+        data["expires_at"] = instant(datetime.fromisoformat(event.detail["expires_at"]))
     return _json({"type": type_of(event.kind), "timestamp": data["at"], "data": data})
 
 
@@ -441,7 +442,3 @@ def _new_id() -> str:
 
 def _json(message: dict[str, Any]) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode()
-
-
-def _instant(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")

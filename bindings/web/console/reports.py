@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from litestar import MediaType, Request, Response, get
 
 from bindings.domain.roles import Permission
+from bindings.domain.serialization import instant
 from bindings.web.console.page_context import PageContext, PageResponse
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ def body(report: Report) -> bytes:
     """Return the content of a report's file; the same report gives the same bytes."""
     content = {
         "id": report.id,
-        "began_at": report.began_at.isoformat().replace("+00:00", "Z"),
-        "finished_at": report.finished_at.isoformat().replace("+00:00", "Z"),
+        "began_at": instant(report.began_at),
+        "finished_at": instant(report.finished_at),
         "actor": report.actor,
         "counts": report.counts,
         "cases": report.cases,
