@@ -195,7 +195,7 @@ def new_runtime(
     settings: Settings, database: Database, *, caller: Caller, clock: HostClock = SYSTEM_CLOCK
 ) -> Runtime:
     """Build the parts over an open database. Connects to nothing."""
-    client = _provider_client(settings, clock)
+    client = provider_client(settings, clock)
     clocks = ClockMonitor(database, client, app_id=settings.provider_app_id, clock=clock)
     runtime = Runtime(
         settings=settings,
@@ -228,7 +228,8 @@ def _seal_key(settings: Settings) -> SigningKey | None:
     return None if settings.seal_key_file is None else load_signing_key(settings.seal_key_file, SEAL_KEY_FILE)
 
 
-def _provider_client(settings: Settings, clock: HostClock) -> ProviderClient | None:
+def provider_client(settings: Settings, clock: HostClock = SYSTEM_CLOCK) -> ProviderClient | None:
+    """Return the client of the account of the settings; None if they have no key or no secret. Calls nothing."""
     key, secret = settings.provider_api_key, settings.provider_api_secret
     if key is None or secret is None:
         return None

@@ -49,14 +49,14 @@ class Outcomes:
         return self.requested + self.refused
 
 
-def outcomes_by_app(counts: Iterable[BindCount], of: BindFilter) -> list[Outcomes]:
+def outcomes_by_app(counts: Iterable[BindCount], bind_filter: BindFilter) -> list[Outcomes]:
     """Return the outcomes of each application, the one with the most binds first."""
-    return _outcomes([(count.app_id, count) for count in counts if of.matches(count)])
+    return _outcomes([(count.app_id, count) for count in counts if bind_filter.matches(count)])
 
 
-def outcomes_by_pool(counts: Iterable[BindCount], of: BindFilter) -> list[Outcomes]:
+def outcomes_by_pool(counts: Iterable[BindCount], bind_filter: BindFilter) -> list[Outcomes]:
     """Return the outcomes of each pool, the one with the most binds first."""
-    return _outcomes([(count.pool_number, count) for count in counts if of.matches(count)])
+    return _outcomes([(count.pool_number, count) for count in counts if bind_filter.matches(count)])
 
 
 def _outcomes(named_counts: list[tuple[str, BindCount]]) -> list[Outcomes]:

@@ -18,6 +18,7 @@ from bindings import settings
 from bindings.domain.serialization import duration
 from bindings.errors import BindingsError, Busy, InvalidRequest
 from bindings.http_transport import NotSent, Unknown
+from bindings.lifecycle.runtime import provider_client
 from bindings.monitoring import (
     activity_checks,
     circuit_checks,
@@ -28,7 +29,6 @@ from bindings.monitoring import (
 )
 from bindings.monitoring.check import Check, Level, ServiceLevel
 from bindings.monitoring.health_metrics import MAX_DOUBTS_READ, oldest_opening
-from bindings.provider.client import ProviderClient
 from bindings.provider.outcome import ProviderPage, Refusal, Refused
 from bindings.store import account, durability, holds, job_runs, phone_key_source, queries, schema_version
 from bindings.store.database import Database
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bindings.lifecycle.runtime import Runtime
+    from bindings.provider.client import ProviderClient
     from bindings.provider.outcome import PageOutcome
     from bindings.settings import Settings
 
@@ -81,7 +82,7 @@ def _activity_checks(database: Database, config: Settings) -> list[Check]:
     of_database = activity_checks.ACTIVITY_CHECKS.items()
     return [
         *(_run_check(name, partial(probe, database)) for name, probe in of_database),
-        *(_run_check(name, partial(probe, database, config)) for name, probe in _WITH_SETTINGS.items()),
+        *(_run_check(name, partial(probe, database, config)) for name, probe in _SETTINGS_CHECKS.items()),
     ]
 
 
@@ -140,13 +141,13 @@ def database_checks(database: Database, config: Settings) -> list[Check]:
     """Check that the database answers, fits this version and account, and that the jobs run on it."""
     connection = _run_check("database", lambda: _check_connection(database))
     if connection.level is Level.RED:
-        names = (*_CONNECTION_CHECKS[1:], *_OF_SCHEMA)
+        names = (*_CONNECTION_CHECKS[1:], *_SCHEMA_CHECKS)
         return [connection, *(_skipped(name, because="database") for name in names)]
     schema = _run_check("schema", lambda: _schema(database))
     clock = _run_check("database_clock", lambda: _database_clock(database))
     if schema.level is Level.RED:
-        return [connection, schema, clock, *(_skipped(name, because="schema") for name in _OF_SCHEMA)]
-    of_schema = (_run_check(name, partial(probe, database, config)) for name, probe in _OF_SCHEMA.items())
+        return [connection, schema, clock, *(_skipped(name, because="schema") for name in _SCHEMA_CHECKS)]
+    of_schema = (_run_check(name, partial(probe, database, config)) for name, probe in _SCHEMA_CHECKS.items())
     return [connection, schema, clock, *of_schema]
 
 
@@ -286,7 +287,7 @@ def _orphans(database: Database, config: Settings) -> Check:
 
 
 _CONNECTION_CHECKS = ("database", "schema", "database_clock")
-_OF_SCHEMA: dict[str, Callable[[Database, Settings], Check]] = {
+_SCHEMA_CHECKS: dict[str, Callable[[Database, Settings], Check]] = {
     "scope": _scope,
     "restore": lambda database, _: _restore(database),
     "sweep": _sweep,
@@ -294,12 +295,12 @@ _OF_SCHEMA: dict[str, Callable[[Database, Settings], Check]] = {
     "reconcile_duration": reconciliation_checks.of_duration,
     "orphans": _orphans,
 }
-_WITH_SETTINGS: dict[str, Callable[[Database, Settings], Check]] = {
+_SETTINGS_CHECKS: dict[str, Callable[[Database, Settings], Check]] = {
     "reconciliation": reconciliation_checks.of_reconciliation,
     **personal_data_checks.PERSONAL_DATA_CHECKS,
 }
-_ACTIVITY_NAMES = (*activity_checks.ACTIVITY_CHECKS, *_WITH_SETTINGS)
-DATABASE_CHECKS = (*_CONNECTION_CHECKS, *_OF_SCHEMA, *_ACTIVITY_NAMES)
+_ACTIVITY_NAMES = (*activity_checks.ACTIVITY_CHECKS, *_SETTINGS_CHECKS)
+DATABASE_CHECKS = (*_CONNECTION_CHECKS, *_SCHEMA_CHECKS, *_ACTIVITY_NAMES)
 PROVIDER_CHECKS = ("provider", *circuit_checks.ACCESS_CHECKS, "provider_clock")
 
 
@@ -338,21 +339,12 @@ def _access(client: ProviderClient, page: PageOutcome, bind_accepted_at: datetim
 
 def _opened_provider(config: Settings, bind_accepted_at: datetime | None) -> list[Check]:
     missing = [f"BINDINGS_{name.upper()}" for name in PROVIDER_SETTINGS if getattr(config, name) is None]
-    key, secret, app_id = config.provider_api_key, config.provider_api_secret, config.provider_app_id
-    if key is None or secret is None or app_id is None:
+    client, app_id = provider_client(config), config.provider_app_id
+    if client is None or app_id is None:
         observed = f"not called: {', '.join(missing)} not set"
         todo = f"set {', '.join(missing)}, or try the simulator: bindings simulator"
         skipped = [_skipped(name, because="provider") for name in PROVIDER_CHECKS[1:]]
         return [Check(name="provider", level=Level.WARN, seen=observed, todo=todo), *skipped]
-    client = ProviderClient(
-        base_url=config.provider_url,
-        path_prefix=config.provider_path_prefix,
-        api_key=key.get_secret_value(),
-        api_secret=secret.get_secret_value(),
-        timeout_s=config.provider_timeout_s,
-        zone=config.provider_zone,
-        ignore_date=config.ignore_provider_date,
-    )
     try:
         return provider_checks(client, app_id, bind_accepted_at=bind_accepted_at)
     finally:

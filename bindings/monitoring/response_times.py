@@ -77,7 +77,7 @@ def percentile(durations_s: Sequence[float], percent: int) -> float:
     return quantiles(durations_s, n=100, method="inclusive")[percent - 1]
 
 
-def response_times(database: Database, period: Period, *, of: BindFilter = ALL_BINDS) -> ResponseTimes:
+def response_times(database: Database, period: Period, *, bind_filter: BindFilter = ALL_BINDS) -> ResponseTimes:
     """Return the response times of the binds that were requested in a period.
 
     Two bounded reads; safe to repeat.
@@ -91,8 +91,8 @@ def response_times(database: Database, period: Period, *, of: BindFilter = ALL_B
         since=period.since,
         before=places,
         limit=limit,
-        app_id=of.app_id,
-        pool_number=of.pool_number,
+        app_id=bind_filter.app_id,
+        pool_number=bind_filter.pool_number,
     )
     matches = [bind for bind in binds if bind.matches]
     return ResponseTimes(

@@ -45,7 +45,7 @@ class Series:
 
     @property
     def total(self) -> int:
-        """Sum of all steps."""
+        """Return the sum of all steps."""
         return sum(self.counts)
 
 
@@ -72,7 +72,7 @@ class EventStatistics:
 
 
 def event_statistics(
-    database: Database, chart_range: ChartRange, kinds: Iterable[EventKind], *, of: BindFilter = ALL_BINDS
+    database: Database, chart_range: ChartRange, kinds: Iterable[EventKind], *, bind_filter: BindFilter = ALL_BINDS
 ) -> EventStatistics:
     """Return the statistics of these kinds of event. Two small reads; safe to repeat.
 
@@ -86,8 +86,8 @@ def event_statistics(
             chart_range.period,
             step_s=chart_range.step_s,
             kinds=kinds,
-            app_id=of.app_id,
-            pool_number=of.pool_number,
+            app_id=bind_filter.app_id,
+            pool_number=bind_filter.pool_number,
         )
         return counts, statistics.counted_to(connection)
 

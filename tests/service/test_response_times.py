@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 ALL_BINDS = BindFilter()
 
 
-def shown(harness: ServiceHarness, of: BindFilter = ALL_BINDS, span: TimeRange = TimeRange.HOUR) -> ResponseTimes:
-    return response_times(harness.database, span.chart_range(harness.clock()).period, of=of)
+def shown(
+    harness: ServiceHarness, bind_filter: BindFilter = ALL_BINDS, span: TimeRange = TimeRange.HOUR
+) -> ResponseTimes:
+    return response_times(harness.database, span.chart_range(harness.clock()).period, bind_filter=bind_filter)
 
 
 def test_only_calls_that_the_provider_accepted_are_measured(harness: ServiceHarness) -> None:

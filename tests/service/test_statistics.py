@@ -141,7 +141,7 @@ def test_binds_are_counted_by_application_and_pool(harness: ServiceHarness) -> N
             Outcomes(name="918808", requested=1, failed=0, in_doubt=1, refused=0),
         ]
         of_pool = BindFilter(app_id="rides", pool_number="918808")
-        filtered = event_statistics(harness.database, span.chart_range(harness.clock()), ALL, of=of_pool)
+        filtered = event_statistics(harness.database, span.chart_range(harness.clock()), ALL, bind_filter=of_pool)
         assert totals(filtered) == {("requested", ""): 1, ("in_doubt", "-18"): 1}
 
 

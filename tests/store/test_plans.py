@@ -793,7 +793,7 @@ def test_event_counts_and_uncounted_events_are_read_by_index(own_database_url: s
         "chart": ("tallies", lambda: event_statistics(database, last_hour, tuple(EventKind))),
         "chart of an application": (
             "bind_counts",
-            lambda: event_statistics(database, last_hour, tuple(EventKind), of=of_app),
+            lambda: event_statistics(database, last_hour, tuple(EventKind), bind_filter=of_app),
         ),
         "shares": ("bind_counts", lambda: database.read(event_counts.count_binds, last_hour.period)),
         "first count": ("bind_counts", lambda: database.read(event_counts.binds_counted_since)),

@@ -51,7 +51,7 @@ class View:
     fields: dict[str, str]
     span: TimeRange | None
     range: ChartRange
-    of: BindFilter
+    bind_filter: BindFilter
 
     def address(self, changes: Mapping[str, str | None], path: str = PATH) -> str:
         """Return the address of this view with some fields changed; None removes a field."""
@@ -70,8 +70,8 @@ class View:
         period = self.range.period
         values: dict[str, str | None] = {
             **filters,
-            "app_id": filters.get("app_id") or self.of.app_id,
-            "pool_number": filters.get("pool_number") or self.of.pool_number,
+            "app_id": filters.get("app_id") or self.bind_filter.app_id,
+            "pool_number": filters.get("pool_number") or self.bind_filter.pool_number,
             "from": instant(period.since),
             "to": None if self.span else instant(period.until),
         }
@@ -123,14 +123,14 @@ async def _page(context: PageContext, view: View) -> PageResponse:
         return (
             database.read(stored.count_binds, view.range.period),
             database.read(stored.binds_counted_since),
-            event_statistics(database, view.range, (EventKind.REQUESTED, *KINDS), of=view.of),
-            response_times(database, view.range.period, of=view.of),
+            event_statistics(database, view.range, (EventKind.REQUESTED, *KINDS), bind_filter=view.bind_filter),
+            response_times(database, view.range.period, bind_filter=view.bind_filter),
         )
 
     counts, counted_since, statistics, times = await context.run_read(read)
     refused_counts = statistics.counts_of(EventKind.REFUSED)
     unexpected_counts = statistics.counts_of(EventKind.FAILED, code=IN_USE)
-    by_app, by_pool = outcomes_by_app(counts, view.of), outcomes_by_pool(counts, view.of)
+    by_app, by_pool = outcomes_by_app(counts, view.bind_filter), outcomes_by_pool(counts, view.bind_filter)
     binds = statistics.total_of(EventKind.REQUESTED, EventKind.REFUSED)
     return context.render(
         "failures.html",
@@ -172,8 +172,10 @@ async def failure(request: Request[Any, Any, Any]) -> PageResponse:
 
     def read(service: BindingService) -> tuple[EventStatistics, list[dict[str, Any]]]:
         database = service.runtime.database
-        statistics = event_statistics(database, view.range, (EventKind.REQUESTED, *KINDS), of=view.of)
-        if view.of != ALL_BINDS:
+        statistics = event_statistics(
+            database, view.range, (EventKind.REQUESTED, *KINDS), bind_filter=view.bind_filter
+        )
+        if view.bind_filter != ALL_BINDS:
             return statistics, []  # examples are kept without application and pool: the list has them
         examples = database.read(
             stored.newest_examples, view.range.period, kind=kind, code=code, limit=MAX_EXAMPLES
@@ -225,14 +227,16 @@ async def _view(context: PageContext, fields: Mapping[str, str]) -> View:
         errors.append(FieldError("span", f"must be one of {', '.join(TimeRange)}"))
     if errors:
         raise InvalidRequest(errors)
-    of = BindFilter(app_id=fields.get("app_id") or None, pool_number=fields.get("pool_number") or None)
-    named = {name: value for name in FIELDS if (value := fields.get(name))}
+    bind_filter = BindFilter(app_id=fields.get("app_id") or None, pool_number=fields.get("pool_number") or None)
+    present_fields = {name: value for name in FIELDS if (value := fields.get(name))}
     if span is not None:
         time_range = TimeRange(span)
-        named = {name: value for name, value in named.items() if name not in ("from", "to")}
-        return View(fields=named, span=time_range, range=time_range.chart_range(now), of=of)
+        present_fields = {name: value for name, value in present_fields.items() if name not in ("from", "to")}
+        return View(
+            fields=present_fields, span=time_range, range=time_range.chart_range(now), bind_filter=bind_filter
+        )
     since, until = _typed_period(context, fields)
-    return View(fields=named, span=None, range=range_between(since, until, now), of=of)
+    return View(fields=present_fields, span=None, range=range_between(since, until, now), bind_filter=bind_filter)
 
 
 def _typed_period(context: PageContext, fields: Mapping[str, str]) -> tuple[datetime, datetime | None]:
