@@ -14,6 +14,7 @@ import itertools
 import random
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import quantiles
 from typing import TYPE_CHECKING
 
@@ -87,7 +88,7 @@ class _Simulation:
         while self.cores and self.ready:
             seconds, then = self.ready.popleft()
             self.cores -= 1
-            self.after(seconds, lambda then=then: self._release(then))  # type: ignore[misc]  # a default binds it now
+            self.after(seconds, partial(self._release, then))
 
     def _release(self, then: Callable[[], None]) -> None:
         self.cores += 1

@@ -17,6 +17,7 @@ from benchmarks.measure import Result, Target
 from bindings.store import migrations
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from benchmarks.alternatives import Alternative
@@ -112,8 +113,8 @@ def _rate(alternative: Alternative, seconds: float) -> float:
     return sum(counts) / seconds
 
 
-def _run_in_threads(work: object) -> None:
-    workers = [threading.Thread(target=work, args=(index,)) for index in range(CALLERS)]  # type: ignore[arg-type]
+def _run_in_threads(work: Callable[[int], None]) -> None:
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(CALLERS)]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -12,6 +12,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 from unittest import mock
@@ -135,7 +136,7 @@ def _assert_plans(case: _Case) -> None:
     for name, (operation, _) in OPERATIONS.items():
         if name == "bind":
             continue  # EXPLAIN of the INSERT would conflict with the row of the first run
-        plans = explained(case.service, lambda operation=operation: operation(case))  # type: ignore[misc]
+        plans = explained(case.service, partial(operation, case))
         if "scan" in plans or not plans:
             raise AssertionError(f"{name} with {case.ended} ended: {sorted(plans)}")
 

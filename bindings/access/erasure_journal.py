@@ -22,7 +22,7 @@ from bindings import secret_files
 from bindings.errors import FieldError, InvalidRequest
 
 if TYPE_CHECKING:
-    from typing import BinaryIO
+    from typing import IO, Literal
 
     from bindings.domain.phone import Phone
 
@@ -115,9 +115,9 @@ class ErasureJournal:
             raise _error(f"has a file {KEY_SUFFIX} beside it that is not its key")
         return key
 
-    def _open(self, mode: str) -> BinaryIO:
+    def _open(self, mode: Literal["a+b", "rb"]) -> IO[bytes]:
         try:
-            file: BinaryIO = self._path.open(mode)  # type: ignore[assignment]
+            file = self._path.open(mode)
         except OSError as error:
             raise _error(f"names a file that cannot be used: {error.strerror}") from None
         if (shared_mode := secret_files.mode_for_others(os.fstat(file.fileno()))) is not None:

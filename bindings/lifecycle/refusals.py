@@ -43,13 +43,30 @@ def record_account_refusal(runtime: Runtime, request: BindRequest, error: errors
         _record(runtime, request, {"status": error.status}, code=error.code, provider_status=error.status)
 
 
-def _record(runtime: Runtime, request: BindRequest, detail: dict[str, Any], **values: Any) -> None:
+def _record(
+    runtime: Runtime,
+    request: BindRequest,
+    detail: dict[str, Any],
+    *,
+    code: str,
+    provider_status: str | None = None,
+    holder: Holder | None = None,
+) -> None:
     """Record the refusal in a transaction of its own, if the database can."""
     refusal_id = str(uuid7())
     detail |= {"mode": request.mode, "app_id": request.app_id}
 
     def work(tx: Transaction) -> bool:
-        recorded = refusals.record(tx, refusal_id, request, runtime.caller, event_detail=detail, **values)
+        recorded = refusals.record(
+            tx,
+            refusal_id,
+            request,
+            runtime.caller,
+            code=code,
+            event_detail=detail,
+            provider_status=provider_status,
+            holder=holder,
+        )
         hit("bind.refusal_in_transaction")
         return recorded
 

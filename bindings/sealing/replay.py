@@ -15,7 +15,7 @@ from bindings.sealing.encoding import instant_text, plain_instant
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-STATES = {
+STATES: dict[str, State] = {  # which state a binding is in after an event of the kind
     EventKind.REQUESTED: State.PENDING,
     EventKind.ACTIVATED: State.ACTIVE,
     EventKind.ADOPTED: State.ACTIVE,
@@ -97,7 +97,7 @@ def _require_order(row: Mapping[str, Any], kind: str) -> None:
     """Raise `ValueError` if an event of this kind cannot follow (I5)."""
     if (kind == EventKind.REQUESTED) == bool(row):
         raise ValueError("begins with another event than its request, or has two requests")
-    to_state = STATES.get(kind)  # type: ignore[call-overload]
+    to_state = STATES.get(kind)
     if to_state is not None and row and to_state not in row["state"].next_states:
         raise ValueError(f"is {row['state']} and has a later event {kind}")
 

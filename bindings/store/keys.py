@@ -50,12 +50,33 @@ COLUMNS = sql.columns(keys, Key)
 _FIXED = ("id", "name", "role", "prefix", "rate_limit", "created_at", "created_by", "expires_at")
 
 
-def add(tx: Transaction, key_id: str, digest: str, caller: Caller, **values: Any) -> Key | None:
+def add(
+    tx: Transaction,
+    key_id: str,
+    digest: str,
+    caller: Caller,
+    *,
+    name: str,
+    role: Role,
+    prefix: str,
+    rate_limit: int | None = None,
+    expires_at: datetime | None = None,
+) -> Key | None:
     """Insert a key by its digest and return it, or None if another key has this id or digest.
 
-    `values` are further columns. Safe to repeat with the same id and digest.
+    Safe to repeat with the same id and digest.
     """
-    values |= {"id": key_id, "hash": digest, "created_at": tx.instant(), "created_by": caller.actor}
+    values = {
+        "id": key_id,
+        "hash": digest,
+        "name": name,
+        "role": role,
+        "prefix": prefix,
+        "rate_limit": rate_limit,
+        "created_at": tx.instant(),
+        "created_by": caller.actor,
+        "expires_at": expires_at,
+    }
     insertion = tx.dialect.insert(keys).values(values).on_conflict_do_nothing()
     inserted = tx.connection.execute(insertion.returning(keys.c.id)).all()
     of_both = select(*COLUMNS).where(keys.c.id == key_id, keys.c.hash == digest)
