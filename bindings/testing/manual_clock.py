@@ -65,6 +65,6 @@ class ManualClock:
 
 
 def _utc(instant: datetime) -> datetime:
-    if instant.tzinfo is None:
+    if instant.utcoffset() is None:  # also with a `tzinfo`: it may know no offset
         raise ValueError("the instant must have a time zone")
     return instant.astimezone(UTC)

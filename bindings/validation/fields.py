@@ -53,12 +53,21 @@ LIMITS = {
 }
 MAX_RATE_LIMIT = 100_000
 LATEST = "latest"  # instead of a cursor: the end of the change feed
+_LOST_PLUS = re.compile(r":[0-9.]+ [0-9]{2}:?[0-9]{2}$")  # a + in the query of a URL stands for a space
+
+
+def plain_text(value: object) -> str:
+    """Return the text of a value as a plain `str`.
+
+    `str()` of a member of `class Mode(str, Enum)` is the member's name and not its text.
+    """
+    return str.__str__(value) if isinstance(value, str) else str(value)
 
 
 def uuid_text(value: object) -> str:
     """Return a UUID in its canonical form."""
     try:
-        return str(uuid.UUID(str(value)))
+        return str(uuid.UUID(plain_text(value)))
     except ValueError:
         raise ValueError("must be a UUID") from None
 
@@ -73,7 +82,7 @@ def single_line(field: str) -> Callable[[Any], str]:
             raise ValueError(f"must be text of 1 to {longest} characters")
         if has_control_characters(value):
             raise ValueError("must not contain control characters")
-        return value
+        return plain_text(value)
 
     return check
 
@@ -90,34 +99,34 @@ def pool_number(value: object) -> str:
     """Return the name of a pool, as the provider writes it."""
     if not isinstance(value, str) or not re.fullmatch(r"[0-9A-Za-z_.+-]{1,20}", value):
         raise ValueError(f"must be 1 to {MAX_POOL_NUMBER} letters, digits, or signs of _ . + -")
-    return value
+    return plain_text(value)
 
 
 def middle_number(value: object) -> str:
     """Return the digits of a middle number, without the plus sign."""
     if not isinstance(value, str) or not re.fullmatch(r"\+?[0-9]{1,32}", value):
         raise ValueError("must be 1 to 32 digits")
-    return value.removeprefix("+")
+    return plain_text(value).removeprefix("+")
 
 
 def expire_s(value: object) -> int:
     """Return the duration of a binding in seconds."""
     if not _is_whole_number(value) or not 1 <= value <= MAX_EXPIRE_S:
         raise ValueError(f"must be a whole number of seconds from 1 to {MAX_EXPIRE_S} (72 h)")
-    return value
+    return int(value)
 
 
 def warn_s(value: object) -> int:
     """Return how many seconds before the end of a binding its `expires_soon` event is due; 0 for no event."""
     if not _is_whole_number(value) or not 0 <= value < MAX_EXPIRE_S:
         raise ValueError("must be a whole number of seconds from 0 (no warning), less than expire_s")
-    return value
+    return int(value)
 
 
 def mode(value: object) -> Mode:
     """Return the mode of this name."""
     try:
-        return Mode(str(value))
+        return Mode(plain_text(value))
     except ValueError:
         raise ValueError("must be AXB or AXXB") from None
 
@@ -153,14 +162,14 @@ def rate_limit(value: object) -> int:
     """Return the rate limit of an API key, in requests per second."""
     if not _is_whole_number(value) or not 1 <= value <= MAX_RATE_LIMIT:
         raise ValueError(f"must be a whole number of requests per second from 1 to {MAX_RATE_LIMIT}")
-    return value
+    return int(value)
 
 
 def limit(value: object) -> int:
     """Return the largest number of rows for a page."""
     if not _is_whole_number(value) or not 1 <= value <= MAX_LIMIT:
         raise ValueError(f"must be a whole number from 1 to {MAX_LIMIT}")
-    return value
+    return int(value)
 
 
 def window_s(value: object) -> float:
@@ -175,15 +184,24 @@ def wait_s(value: object) -> float:
 
 def instant(value: object) -> datetime:
     """Return an aware time in UTC; text is RFC 3339. A time without a zone is refused: it is ambiguous."""
+    time = value if isinstance(value, datetime) else _parse_instant(plain_text(value))
     try:
-        time = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-    except ValueError:
-        raise ValueError("must be a time such as 2026-11-23T14:32:00Z") from None
-    if time.tzinfo is None:
+        offset = time.utcoffset()
+    except NotImplementedError:  # of a `tzinfo` that leaves it out
+        offset = None
+    if offset is None:  # also with a `tzinfo`: Python takes such a time for the local time of this host
         raise ValueError("must have a time zone, such as 2026-11-23T14:32:00Z")
     if not EARLIEST_YEAR <= time.year <= LATEST_YEAR:
         raise ValueError(f"must be in the years {EARLIEST_YEAR} to {LATEST_YEAR}")
-    return time.astimezone(UTC)
+    return datetime.combine(time.date(), time.time(), UTC) - offset
+
+
+def _parse_instant(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(re.sub("z$", "Z", text))
+    except ValueError:
+        advice = "; in a URL write the + of its zone as %2B" if _LOST_PLUS.search(text) else ""
+        raise ValueError(f"must be a time such as 2026-11-23T14:32:00Z{advice}") from None
 
 
 def page_position(value: object) -> tuple[datetime, str]:
@@ -233,7 +251,7 @@ def url(value: object) -> str:
         raise ValueError("must not contain a user or a password: deliveries are signed instead")
     if "#" in value:
         raise ValueError("must not contain a fragment")
-    return value
+    return plain_text(value)
 
 
 def event_kinds(value: object) -> tuple[EventKind, ...]:
@@ -241,7 +259,7 @@ def event_kinds(value: object) -> tuple[EventKind, ...]:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise ValueError("must be a list of kinds of event")  # noqa: TRY004 -- `FieldErrors` catches ValueError
     try:
-        kinds = tuple(dict.fromkeys(EventKind(str(kind)) for kind in value))
+        kinds = tuple(dict.fromkeys(EventKind(plain_text(kind)) for kind in value))
     except ValueError:
         raise ValueError(f"must be at least one of {', '.join(EventKind)}") from None
     if not kinds:
@@ -253,7 +271,7 @@ def delivery_state(value: object) -> str:
     """Return the state of a webhook delivery."""
     if value not in ("pending", "delivered", "dead"):
         raise ValueError("must be pending, delivered or dead")
-    return str(value)
+    return plain_text(value)
 
 
 def event_position(value: object) -> int:
@@ -267,12 +285,12 @@ def event_position(value: object) -> int:
 def _cursor_text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("must be text: the next_cursor of an earlier page")  # noqa: TRY004 -- as for other values
-    return value
+    return plain_text(value)
 
 
 def _member(kind: type[Member], value: object) -> Member:
     try:
-        return kind(str(value))
+        return kind(plain_text(value))
     except ValueError:
         raise ValueError(f"must be one of {', '.join(kind)}") from None
 

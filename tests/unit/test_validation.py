@@ -7,7 +7,8 @@ import inspect
 import math
 import uuid
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -73,6 +74,17 @@ TEXTS = [
     "\ue000",
 ]
 NAIVE = datetime(2026, 3, 1, 12)  # noqa: DTZ001 -- naive on purpose
+
+
+class UnknownOffset(tzinfo):
+    """A zone that knows no offset: a time with it counts as naive."""
+
+    def utcoffset(self, _: datetime | None) -> None:
+        """Return None."""
+
+
+class Moment(datetime):
+    """A subclass, as libraries for dates have one."""
 
 
 def errors_of_bind(**changes: Any) -> dict[str, str]:
@@ -240,6 +252,8 @@ INVALID_TIMES = [
     "2026-03-01T24:30:00Z",
     "9999-12-31T23:59:59-01:00",
     "0001-01-01T00:00:00+01:00",
+    NAIVE.replace(tzinfo=UnknownOffset()),
+    NAIVE.replace(tzinfo=tzinfo()),
 ]
 
 
@@ -258,11 +272,57 @@ def test_time_that_is_naive_or_invalid_is_refused(invalid: object) -> None:
         "2026-03-01 12:00:00.000000+00:00",
         datetime(2026, 3, 1, 12, tzinfo=UTC),
         datetime(2026, 3, 1, 20, tzinfo=timezone(timedelta(hours=8))),
+        "2026-03-01t12:00:00z",
+        Moment(2026, 3, 1, 20, tzinfo=timezone(timedelta(hours=8))),
     ],
 )
 def test_every_notation_of_a_time_gives_the_same_utc_time(given_time: object) -> None:
     _, at, _, _ = validation.trace(middle_number="9188061024", at=given_time, party=None, window_s=300)
-    assert (at, at.tzinfo) == (datetime(2026, 3, 1, 12, tzinfo=UTC), UTC)
+    assert (at, at.tzinfo, type(at)) == (datetime(2026, 3, 1, 12, tzinfo=UTC), UTC, datetime)
+
+
+@pytest.mark.parametrize(("text", "has_advice"), [("2026-03-01T20:00:00 08:00", True), ("noon", False)])
+def test_time_whose_plus_a_url_has_lost_is_refused_with_the_remedy(text: str, has_advice: bool) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        validation.trace(middle_number="9188061024", at=text, party=None, window_s=300)
+    assert ("%2B" in refused.value.field_errors[0].message) is has_advice
+
+
+def _member(value: Any) -> Any:
+    """Return a member of `class Member(str, Enum)`, or of one with another type, that has this value."""
+    return Enum("Member", {"NAME": value}, type=type(value)).NAME  # type: ignore[attr-defined] # made at run time
+
+
+def test_members_of_enums_are_taken_by_their_value_and_returned_as_plain_types() -> None:
+    arguments = VALID | {"reference": "order-1", "idempotency_key": "1", "warn_s": 10, "max_expire_s": 90}
+    plain = dataclasses.asdict(validation.bind_request(**arguments))
+    of_members = dataclasses.asdict(
+        validation.bind_request(**{name: _member(value) for name, value in arguments.items()})
+    )
+    assert of_members == plain
+    assert [type(value) for value in of_members.values()] == [type(value) for value in plain.values()]
+
+
+CHECKS_OF_NAMES: list[tuple[Callable[[Any], Any], str]] = [
+    (fields.state, "active"),
+    (fields.order, "oldest"),
+    (fields.access_kind, "reveal"),
+    (fields.role, "auditor"),
+    (fields.delivery_state, "dead"),
+    (fields.uuid_text, "01a22cd6-c66f-7377-b34f-8f1602f1e65e"),
+    (validation.binding_id, "01a22cd6-c66f-7377-b34f-8f1602f1e65e"),
+    (fields.url, "https://example.org/hook"),
+    (fields.middle_number, "9188061024"),
+    (lambda kind: fields.event_kinds([kind])[0], "unbound"),
+    (fields.instant, AT),
+    (fields.feed_position, "5-7"),
+]
+
+
+@pytest.mark.parametrize(("check", "text"), CHECKS_OF_NAMES)
+def test_member_of_an_enum_is_checked_as_its_text(check: Callable[[Any], Any], text: str) -> None:
+    checked = check(_member(text))
+    assert (checked, type(checked)) == (check(text), type(check(text)))
 
 
 @pytest.mark.parametrize("invalid", [-1, 86_401, math.nan, math.inf, "300", None, True])
