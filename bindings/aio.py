@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from copy import copy
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, Generic, ParamSpec, TypeVar
 
 from bindings.clock import SYSTEM_CLOCK
 from bindings.domain.serialization import batches
@@ -101,6 +101,48 @@ def in_context(call: Callable[[], Result]) -> Callable[[], Result]:
     No future takes a `StopIteration`: the task would wait without end. It becomes a `RuntimeError`.
     """
     return partial(contextvars.copy_context().run, _without_stop_iteration, call)
+
+
+def submit(threads: ThreadPoolExecutor, call: Callable[[], Result]) -> Future[Result]:
+    """Return the future of a call on a thread. If the system allows no more thread, raise `Busy`: it never runs.
+
+    The executor itself would keep such a call in its queue, and run it on the next thread that it can start.
+    """
+    submitted = _Submitted(call)
+    try:
+        threads.submit(submitted.run)
+    except RuntimeError as error:
+        if submitted.future.cancel():  # else a thread that has become free runs it already
+            raise no_thread() from error
+    return submitted.future
+
+
+def no_thread() -> Busy:
+    """Return the error of a call for which no thread can be started."""
+    return Busy(
+        "the system allows this process no more threads; nothing was done",
+        retry_after_s=RETRY_AFTER_S,
+        todo="raise the limit of its processes and threads, such as pids_limit of a container",
+    )
+
+
+class _Submitted(Generic[Result]):
+    """A call that runs at most once, and not at all once its future is cancelled."""
+
+    __slots__ = ("_call", "future")
+
+    def __init__(self, call: Callable[[], Result]) -> None:
+        self.future: Future[Result] = Future()
+        self._call = call
+
+    def run(self) -> None:
+        """Run the call in this thread, and give its result or its exception to the future."""
+        if self.future.set_running_or_notify_cancel():
+            try:
+                self.future.set_result(self._call())
+            except BaseException as error:  # noqa: BLE001 -- it is raised where the result is awaited
+                self.future.set_exception(error)
+        del self  # the exception has this frame
 
 
 def _without_stop_iteration(call: Callable[[], Result]) -> Result:
@@ -279,7 +321,8 @@ class _Threads(ForkSensitive):
     async def run(self, call: Callable[[], Result], *, limited: bool = True) -> Result:
         """Return what `call` returns, run with the context of this task.
 
-        Raises `Busy` past the limit, unless the call is not `limited`, and when the pool is closed.
+        Raises `Busy` past the limit, unless the call is not `limited`, when the pool is closed, and if no thread
+        can be started.
         """
         run_missed_hooks()
         with self._lock:
@@ -287,7 +330,7 @@ class _Threads(ForkSensitive):
                 raise Busy("the service is closed; nothing was done", todo="open another one")
             if limited and self._in_flight >= self._limit:
                 raise Busy(f"too many {self._name} are in flight in this process", retry_after_s=RETRY_AFTER_S)
-            running = self._executor.submit(in_context(call))
+            running = submit(self._executor, in_context(call))
             self._in_flight += 1
         running.add_done_callback(self._end)
         return await asyncio.wrap_future(running)

@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from bindings.aio import MAX_READS, READ_THREADS, THREADS_PER_BIND
+from bindings.aio import MAX_READS, READ_THREADS, THREADS_PER_BIND, in_context, submit
 from bindings.errors import Busy
-from bindings.web.shares import RETRY_AFTER_S, FairThreads, Shares, submit
+from bindings.web.shares import RETRY_AFTER_S, FairThreads, Shares
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +93,7 @@ class Executors:
         self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs
     ) -> Result:
         """Return what a read for a probe returns, however many callers wait; `Busy` if it takes too long."""
-        running = submit(self._probe_threads, partial(function, *args, **kwargs))
+        running = _submit(self._probe_threads, partial(function, *args, **kwargs))
         try:
             return await asyncio.wait_for(running, READ_DEADLINE_S)
         except TimeoutError:
@@ -124,7 +124,11 @@ class Executors:
 
     def _start_provider_call(self, caller: str, call: Callable[[], Result]) -> asyncio.Future[Result]:
         self._provider_calls.take(caller)
-        running = submit(self._provider_threads, call)
+        try:
+            running = _submit(self._provider_threads, call)
+        except BaseException:
+            self._provider_calls.give_back(caller)
+            raise
         # Also after a disconnect: the thread is still busy.
         running.add_done_callback(lambda _: self._provider_calls.give_back(caller))
         return running
@@ -134,6 +138,11 @@ class Executors:
         self._provider_threads.shutdown(wait=True)
         self._read_threads.close()
         self._probe_threads.shutdown(wait=True)
+
+
+def _submit(threads: ThreadPoolExecutor, call: Callable[[], Result]) -> asyncio.Future[Result]:
+    """Run a call on a thread, with the context of this task, for log lines; raises as `aio.submit` does."""
+    return asyncio.wrap_future(submit(threads, in_context(call)))
 
 
 def _give_up(running: asyncio.Future[Any]) -> None:

@@ -16,13 +16,12 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bindings.aio import in_context
+from bindings.aio import in_context, no_thread
 from bindings.errors import Busy
 from bindings.web.problems import ConcurrencyLimited
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import ThreadPoolExecutor
 
 Result = TypeVar("Result")
 
@@ -115,14 +114,14 @@ class FairThreads:
         self._begun.put(call)
 
     def _start_thread(self) -> None:
-        """Start one more thread. If the system allows none, those that run take the call; raise without any."""
+        """Start one more thread. If the system allows none, those that run take the call; `Busy` without any."""
         name = f"{self._thread_name}_{len(self._threads)}"
         thread = threading.Thread(target=_work, args=(self._begun,), name=name, daemon=True)
         try:
             thread.start()
-        except RuntimeError:
+        except RuntimeError as error:
             if not self._threads:
-                raise
+                raise no_thread() from error
         else:
             self._threads.append(thread)
 
@@ -179,8 +178,3 @@ def _work(begun: SimpleQueue[_Call | None]) -> None:
     while (call := begun.get()) is not None:
         call.run()
         del call
-
-
-def submit(threads: ThreadPoolExecutor | None, call: Callable[[], Result]) -> asyncio.Future[Result]:
-    """Run a call on a thread (None: of the event loop), with the context of this task, for log lines."""
-    return asyncio.get_running_loop().run_in_executor(threads, in_context(call))

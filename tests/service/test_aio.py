@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -296,6 +297,58 @@ def test_call_that_raises_stop_iteration_is_awaited_to_its_end(sqlite_url: str, 
                         await run(next, iter(()))
 
     asyncio.run(main())
+
+
+def test_bind_for_which_no_thread_can_be_started_is_refused_and_never_runs(
+    sqlite_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name.startswith("bindings-changes"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    async def scenario() -> None:
+        service = make_service(sqlite_url, simulator)  # not opened yet: it has no thread
+        go_on = threading.Event()
+        occupied = asyncio.create_task(service.run_change(go_on.wait))
+        await asyncio.sleep(0)
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(Busy, match="no more threads"):
+            await service.bind(**pair(1))
+        monkeypatch.undo()
+        go_on.set()
+        assert await occupied
+        bound = [await service.bind(**pair(number)) for number in (2, 3)]  # behind the one that was refused
+        assert [binding.state for binding in bound] == [State.ACTIVE] * 2
+        assert len((await service.search()).data) == len(bound)
+        await service.aclose()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("is_free_again", [False, True])
+def test_call_that_a_thread_takes_although_no_other_could_be_started_is_awaited(*, is_free_again: bool) -> None:
+    """A thread that becomes free takes what is in the queue: before the refusal, or not at all."""
+    begun = threading.Event()
+
+    class Threads(ThreadPoolExecutor):
+        def submit(self, run: Any, /, *_: Any, **__: Any) -> NoReturn:
+            if is_free_again:
+                run()
+            queued.append(run)
+            raise RuntimeError("can't start new thread")
+
+    queued: list[Any] = []
+    with Threads(1) as threads:
+        if is_free_again:
+            assert aio.submit(threads, begun.set).result(0) is None
+        else:
+            with pytest.raises(Busy, match="no more threads"):
+                aio.submit(threads, begun.set)
+            queued[0]()
+    assert begun.is_set() is is_free_again
 
 
 def test_export_that_is_cancelled_while_a_batch_is_read_is_closed_after_that_batch(

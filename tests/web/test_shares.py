@@ -6,6 +6,7 @@ import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -189,7 +190,7 @@ def test_thread_that_cannot_be_started_takes_no_place_and_loses_no_call(monkeypa
     async def scenario() -> None:
         threads = FairThreads(16, thread_name="limited")
         monkeypatch.setattr(threading.Thread, "start", fail)
-        with pytest.raises(RuntimeError, match="start new thread"):
+        with pytest.raises(Busy, match="no more threads"):
             threads.run("one", lambda: 7)
         monkeypatch.undo()
         running = [threads.run("one", lambda: release.wait(300))]
@@ -200,6 +201,30 @@ def test_thread_that_cannot_be_started_takes_no_place_and_loses_no_call(monkeypa
         monkeypatch.undo()
         assert (threads._shares.in_use, len(threads._threads)) == (0, 1)
         threads.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("call", ["run_bind", "run_provider_call", "run_probe", "run_read"])
+def test_call_for_which_no_thread_can_be_started_is_busy_and_keeps_no_place(
+    monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    calls: list[int] = []
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def scenario() -> None:
+        executors = Executors(bind_limit=1)
+        run = partial(getattr(executors, call), *["one"] * (call in ("run_bind", "run_provider_call")))
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        for number in range(3):
+            with pytest.raises(Busy, match="no more threads"):
+                await run(partial(calls.append, number))
+        monkeypatch.undo()
+        await run(partial(calls.append, 3))
+        assert (calls, executors.provider_calls_in_flight, executors.reads_in_flight) == ([3], 0, 0)
+        executors.close()
 
     asyncio.run(scenario())
 

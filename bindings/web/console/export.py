@@ -18,6 +18,7 @@ from litestar import MediaType, Request, Response, get, post
 from litestar.response import Stream
 
 from bindings import errors
+from bindings.aio import in_context
 from bindings.domain.binding import Binding, Event
 from bindings.domain.record_lines import LineEncoder, RecordColumns
 from bindings.domain.roles import Permission
@@ -28,7 +29,6 @@ from bindings.validation import requests as validation
 from bindings.web import problems
 from bindings.web.api import serializers
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
-from bindings.web.shares import submit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Sequence
@@ -160,9 +160,13 @@ async def _file_chunks(
     finally:
         # Also if the browser has disconnected: this ends the read of the database. It is no read of the caller,
         # which could be refused. A task that is cancelled again would take it out of the queue of the threads.
-        await asyncio.shield(submit(None, close))
+        await asyncio.shield(_run_in_default_executor(close))
     finish = partial(service.access_log.finish_export, export_id, row_count=row_count, sha256=digest.hexdigest())
-    await asyncio.shield(submit(None, finish))
+    await asyncio.shield(_run_in_default_executor(finish))
+
+
+def _run_in_default_executor(call: Callable[[], None]) -> asyncio.Future[None]:
+    return asyncio.get_running_loop().run_in_executor(None, in_context(call))
 
 
 def _period(context: PageContext) -> tuple[datetime | None, datetime | None]:
