@@ -48,16 +48,25 @@ def run_server(app_state: AppState) -> Iterator[tuple[server.Server, str]]:
     if not structlog.is_configured():  # by default it prints to stdout
         structlog.configure(logger_factory=structlog.stdlib.LoggerFactory())
     listener = server.listen("127.0.0.1", 0)
-    has_started = threading.Event()
-    uvicorn = server.Server(app_state, has_started.set)
-    thread = threading.Thread(
-        target=uvicorn.run, kwargs={"sockets": [listener]}, name="bindings-http", daemon=True
-    )
+    has_started_or_ended = threading.Event()
+    uvicorn = server.Server(app_state, has_started_or_ended.set)
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            uvicorn.run(sockets=[listener])
+        except BaseException as error:  # noqa: BLE001 -- raised again in the thread of the caller
+            failures.append(error)
+        finally:
+            has_started_or_ended.set()
+
+    thread = threading.Thread(target=run, name="bindings-http", daemon=True)
     thread.start()
     try:
-        if not has_started.wait(START_S):
+        if not has_started_or_ended.wait(START_S):
             raise TimeoutError("the HTTP service has not started within a minute")
-        yield uvicorn, server.address(listener)
+        if uvicorn.started:
+            yield uvicorn, server.address(listener)
         if thread.is_alive():
             uvicorn.drain()
     finally:
@@ -65,3 +74,5 @@ def run_server(app_state: AppState) -> Iterator[tuple[server.Server, str]]:
         thread.join()
         listener.close()
         app_state.executors.close()
+    if failures or not uvicorn.started:
+        raise RuntimeError("the HTTP service ended before the end of its block") from next(iter(failures), None)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+from unittest.mock import Mock
 
 import pytest
 import requests
 
 from bindings import errors
 from bindings.domain.binding import EventKind, State
-from bindings.testing import ManualClock, open_environment
+from bindings.testing import ManualClock, http_service, open_environment
+from bindings.testing.http_service import serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,6 +113,8 @@ def test_clock_needs_instants_with_a_time_zone() -> None:
     for call in (ManualClock, clock.move_to):
         with pytest.raises(ValueError, match="time zone"):
             call(datetime(2026, 3, 1))  # noqa: DTZ001
+        with pytest.raises(ValueError, match="time zone"):
+            call(Mock(spec=datetime, tzinfo=UTC, utcoffset=lambda: None))  # its zone knows no offset
 
 
 def test_clock_starts_now_in_whole_seconds() -> None:
@@ -293,3 +297,30 @@ def test_http_service_follows_the_clock(bindings_environment: Environment, bindi
         assert [binding["id"] for binding in found["data"]] == expected
         bindings_environment.pass_time(60)
     assert requests.get(f"{bindings_http.url}/readyz", timeout=60).status_code == 200
+
+
+def test_failure_of_the_http_service_at_its_start_is_raised_with_its_cause(
+    bindings_environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError("no event loop")
+
+    monkeypatch.setattr(http_service.server.Server, "startup", fail)
+    with pytest.raises(RuntimeError, match="HTTP service ended") as raised, serve(bindings_environment.service):
+        pytest.fail("the block was entered")
+    assert str(raised.value.__cause__) == "no event loop"
+
+
+def test_failure_of_the_http_service_at_its_end_is_raised_with_its_cause(
+    bindings_environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve_to_the_end = http_service.server.Server.serve
+
+    async def fail(server: http_service.server.Server, **arguments: Any) -> NoReturn:
+        await serve_to_the_end(server, **arguments)
+        raise OSError("loop broken")
+
+    monkeypatch.setattr(http_service.server.Server, "serve", fail)
+    with pytest.raises(RuntimeError, match="HTTP service ended") as raised, serve(bindings_environment.service):
+        pass
+    assert str(raised.value.__cause__) == "loop broken"
