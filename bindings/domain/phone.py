@@ -146,6 +146,8 @@ def _digits(number: object) -> str:
     if not isinstance(number, str):
         raise ValueError("must be a string of digits")  # noqa: TRY004 -- one error type for wrong input
     digits = number.removeprefix("+")
+    if not digits.isprintable():
+        raise ValueError("must be digits: it has invisible characters, which copying may add; type it")
     if not (digits.isascii() and digits.isdigit()):
         raise ValueError("must be digits in international form, with at most a leading +")
     return digits

@@ -48,6 +48,12 @@ def test_text_that_is_not_1_to_20_ascii_digits_is_refused_and_not_repeated(inval
     assert not invalid.strip("+ \n") or invalid not in str(refused.value)
 
 
+@pytest.mark.parametrize("copied", ["\u202a9188067701\u202c", "+91\u00a08806", "918806\u200b"])
+def test_invisible_characters_are_named_as_the_cause(copied: str) -> None:
+    with pytest.raises(ValueError, match="it has invisible characters, which copying may add"):
+        Phone(copied)
+
+
 @pytest.mark.parametrize("invalid", [None, 918806, 9.1, b"918806", ["918806"], True])
 def test_only_text_is_a_phone(invalid: object) -> None:
     with pytest.raises(ValueError, match="string of digits"):

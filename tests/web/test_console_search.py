@@ -14,6 +14,7 @@ from bindings.domain.phone import mask
 from bindings.errors import PhoneInUse
 from bindings.store import sessions
 from bindings.store.schema import searches
+from bindings.web.console.number_text import digits_of_number
 from tests.service.harness import POOL, A, B, C, D
 from tests.web.browser import Browser
 
@@ -52,6 +53,44 @@ def test_digits_that_were_never_a_number_are_searched_as_a_name(running: Running
     assert mask(A) in browser.submit("/find", {"q": A}).text, (
         "digits that were used as a number are searched as a number"
     )
+
+
+WAYS_OF_WRITING = [
+    "+91 88067-70{end}",
+    "(+91) 88067 70{end}",
+    "+91 (0) 880-67-70{end}",
+    "91/88067.70{end}",
+    "\u202a+918806770{end}\u202c",
+    "\u2068918806770{end}\u2069",
+    "\ufeff91\u00a08806\u202f7\u201170{end}\u200b",
+    "+91\ufe0f8806770{end}",
+    "\uff0b\uff19\uff11\u3000\uff188067\uff0d70{end}",
+    "\u0669\u0661\u0668806770{end}",
+    "tel:+91-880-67-70{end}",
+    "\u202atel:+918806770{end}",
+    "'918806770{end}",
+    " 918806770{end}\t",
+]
+
+
+@pytest.mark.parametrize("written", WAYS_OF_WRITING)
+def test_number_is_found_in_every_way_of_writing_it(running: Running, written: str) -> None:
+    binding = bind(running.service, phone_a="9188067701", phone_b="9188067702")
+    browser = Browser(running).sign_in("auditor")
+    page = browser.submit("/find", {"q": written.format(end="1")})
+    assert (page.status_code, binding.id in page.text) == (200, True)
+    at_now = {"q": binding.middle_number_a, "time": "now"}
+    for end, is_holder in (("2", True), ("3", False)):
+        page = browser.submit("/find", at_now | {"party": written.format(end=end)})
+        assert page.status_code == 200
+        assert ("One binding had this number" in page.text) is is_holder
+
+
+@pytest.mark.parametrize(
+    "text", ["", "+", "()", "12a45", "12'345", "order 12345", "12345\x00", "+12+345", "\u00bd", "-1,5"]
+)
+def test_text_that_is_not_a_number_is_not_read_as_one(text: str) -> None:
+    assert digits_of_number(text) is None
 
 
 def test_number_that_begins_with_0_is_a_middle_number_or_a_name_or_refused_with_advice(running: Running) -> None:

@@ -6,7 +6,6 @@ browser only. A name that matches exactly one binding redirects to that binding.
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from bindings.validation.fields import phone
 from bindings.web.console import number_at, refusals, time_zones
 from bindings.web.console.export import stream_export
 from bindings.web.console.number_fields import is_middle_number, number_filter
+from bindings.web.console.number_text import digits_of_number
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
 from bindings.web.phone_questions import record_question
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from bindings.service import BindingService
     from bindings.web.auth import Principal
 
-NUMBER = re.compile(r"\+?[0-9][0-9 ().-]*\Z")
-SEPARATORS = re.compile(r"[ ().-]")
 MIN_NUMBER_DIGITS = 5  # fewer digits are a name, such as the provider's id of a binding
 LATEST_BINDINGS = 10
 MAX_QUERY_LENGTH = 255
@@ -210,18 +208,18 @@ def _parse_form(context: PageContext, zone: time_zones.Zone, refined: Search) ->
 def _parse_query(query: str, refined: Search, field_errors: list[FieldError]) -> Search:
     if not query and (refined.number is not None or refined.words is not None):
         return Search(words=refined.words, number=refined.number)
+    digits = digits_of_number(query) or ""
+    if MIN_NUMBER_DIGITS <= len(digits) <= MAX_DIGITS:
+        return Search(number=Phone(digits))
     if not query or len(query) > MAX_QUERY_LENGTH or has_control_characters(query):
         message = f"is required: an id, a reference or a number, of at most {MAX_QUERY_LENGTH} characters"
         field_errors.append(FieldError("q", message))
-    digits = SEPARATORS.sub("", query).removeprefix("+")
-    if NUMBER.match(query) and MIN_NUMBER_DIGITS <= len(digits) <= MAX_DIGITS:
-        return Search(number=Phone(digits))
     return Search(words=query)
 
 
 def _parse_number(text: str, field: str, field_errors: list[FieldError]) -> Phone | None:
     try:
-        return phone(SEPARATORS.sub("", text))
+        return phone(digits_of_number(text) or text)
     except ValueError as error:
         field_errors.append(FieldError(field, str(error)))
         return None
