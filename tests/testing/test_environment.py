@@ -11,8 +11,9 @@ import requests
 
 from bindings import errors
 from bindings.domain.binding import EventKind, State
-from bindings.testing import ManualClock, http_service, open_environment
+from bindings.testing import ManualClock, open_environment
 from bindings.testing.http_service import serve
+from bindings.web.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -305,7 +306,7 @@ def test_failure_of_the_http_service_at_its_start_is_raised_with_its_cause(
     async def fail(*_: object, **__: object) -> NoReturn:
         raise OSError("no event loop")
 
-    monkeypatch.setattr(http_service.server.Server, "startup", fail)
+    monkeypatch.setattr(Server, "startup", fail)
     with pytest.raises(RuntimeError, match="HTTP service ended") as raised, serve(bindings_environment.service):
         pytest.fail("the block was entered")
     assert str(raised.value.__cause__) == "no event loop"
@@ -314,13 +315,13 @@ def test_failure_of_the_http_service_at_its_start_is_raised_with_its_cause(
 def test_failure_of_the_http_service_at_its_end_is_raised_with_its_cause(
     bindings_environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    serve_to_the_end = http_service.server.Server.serve
+    serve_to_the_end = Server.serve
 
-    async def fail(server: http_service.server.Server, **arguments: Any) -> NoReturn:
+    async def fail(server: Server, **arguments: Any) -> NoReturn:
         await serve_to_the_end(server, **arguments)
         raise OSError("loop broken")
 
-    monkeypatch.setattr(http_service.server.Server, "serve", fail)
+    monkeypatch.setattr(Server, "serve", fail)
     with pytest.raises(RuntimeError, match="HTTP service ended") as raised, serve(bindings_environment.service):
         pass
     assert str(raised.value.__cause__) == "loop broken"

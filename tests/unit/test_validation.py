@@ -82,6 +82,12 @@ class UnknownOffset(tzinfo):
     def utcoffset(self, _: datetime | None) -> None:
         """Return None."""
 
+    def dst(self, _: datetime | None) -> None:
+        """Return None."""
+
+    def tzname(self, _: datetime | None) -> None:
+        """Return None."""
+
 
 class Moment(datetime):
     """A subclass, as libraries for dates have one."""
@@ -253,7 +259,7 @@ INVALID_TIMES = [
     "9999-12-31T23:59:59-01:00",
     "0001-01-01T00:00:00+01:00",
     NAIVE.replace(tzinfo=UnknownOffset()),
-    NAIVE.replace(tzinfo=tzinfo()),
+    NAIVE.replace(tzinfo=tzinfo()),  # type: ignore[abstract] # it raises NotImplementedError
 ]
 
 
