@@ -75,8 +75,10 @@ def _upgradable(database_url: str) -> SchemaVersion:
         database.close()
     if version.revision is None and encoding != UTF8:
         raise schema_version.wrong_encoding(encoding)
-    if version.foreign:
+    if version.foreign or version.fault is not None:
         version.require()
+    if version.revision is None and {"bindings", "schema_info"} <= set(tables):
+        raise schema_version.without_revision()
     if version.revision is None and tables:
         raise schema_version.another_program(f"it has the tables {', '.join(tables)}")
     return version

@@ -31,6 +31,12 @@ _SCHEMA_AFTER = text(
     "SELECT name FROM unnest(current_schemas(false)) AS name WHERE name <> current_schema()"
     " AND to_regclass(quote_ident(name) || '.' || :table) IS NOT NULL LIMIT 1"
 )
+_SCHEMA_WITHOUT_USAGE = text(
+    "SELECT nspname FROM unnest(string_to_array(current_setting('search_path'), ',')) AS entry"
+    " JOIN pg_namespace ON nspname = replace(trim(entry, ' \"'), '$user', current_user)"
+    " WHERE NOT has_schema_privilege(pg_namespace.oid, 'USAGE')"
+    " AND EXISTS (SELECT 1 FROM pg_class WHERE relnamespace = pg_namespace.oid AND relname = 'schema_info')"
+)
 _CREATE_PERMISSION = text("SELECT current_schema(), has_schema_privilege(current_schema(), 'CREATE')")
 
 
@@ -39,11 +45,13 @@ class SchemaVersion:
     """The revision of a schema (None: no migration has run).
 
     `readable_from` is the oldest revision whose code can work on it; it is read only if the schema is newer than
-    this code, and None if the migration has recorded none.
+    this code, and None if the migration has recorded none. `fault` is why the revision cannot be read, and what to
+    do about it.
     """
 
     revision: str | None
     readable_from: str | None = None
+    fault: tuple[str, str] | None = None
 
     @property
     def foreign(self) -> bool:
@@ -58,7 +66,7 @@ class SchemaVersion:
     @property
     def upgradable(self) -> bool:
         """Return whether the migrations of this code can bring the schema to what it needs."""
-        return not (self.accepted or self.newer or self.foreign)
+        return self.fault is None and not (self.accepted or self.newer or self.foreign)
 
     @property
     def accepted(self) -> bool:
@@ -69,6 +77,8 @@ class SchemaVersion:
 
     def describe(self) -> str:
         """Return the revision and what this code needs, as part of a sentence."""
+        if self.fault is not None:
+            return self.fault[0]
         if self.revision == HEAD:
             return f"at {HEAD}, as this version needs"
         if self.accepted:
@@ -83,6 +93,8 @@ class SchemaVersion:
         """Return what to do if the schema is not accepted, else None."""
         if self.accepted:
             return None
+        if self.fault is not None:
+            return self.fault[1]
         if self.foreign:
             return f"give bindings a database, or a schema by search_path, of its own in {URL_VARIABLE}"
         return "install a newer version of bindings" if self.newer else "run `bindings db upgrade`"
@@ -99,11 +111,22 @@ def read(database: Database) -> SchemaVersion:
     """Return the version of the database's schema. `Busy` if the database does not answer."""
 
     def query(connection: Connection) -> SchemaVersion:
-        revision: Any = None
+        revisions: list[Any] = []
         schema = _schema_in_use(connection)
         if connection.dialect.has_table(connection, "alembic_version", schema=schema):
             version_table = table("alembic_version", column("version_num"), schema=schema)
-            revision = connection.execute(select(version_table.c.version_num)).scalar()
+            revisions = sorted(connection.execute(select(version_table.c.version_num)).scalars())
+        if len(revisions) > 1:
+            sentence = f"not clear: alembic_version has the rows {', '.join(revisions)}"
+            todo = "delete the rows that are wrong: the tables are at the last revision of schema_info"
+            return SchemaVersion(revision=None, fault=(sentence, todo))
+        revision = revisions[0] if revisions else None
+        if revision is None and is_postgres(connection):
+            denied = connection.execute(_SCHEMA_WITHOUT_USAGE).scalar()
+            if denied is not None:
+                sentence = f"not readable: the user of {URL_VARIABLE} may not use the schema {denied}"
+                todo = f"run the SQL of `bindings db grants`, and GRANT USAGE ON SCHEMA {denied} TO ..."
+                return SchemaVersion(revision=None, fault=(sentence, todo))
         version = SchemaVersion(revision=revision)
         if not version.newer:
             return version
@@ -164,6 +187,15 @@ def another_program(evidence: str) -> InvalidRequest:
     message = (
         f"names a database of another program: {evidence};"
         " give bindings a database of its own, or a schema of its own by search_path"
+    )
+    return InvalidRequest([FieldError(URL_VARIABLE, message)])
+
+
+def without_revision() -> InvalidRequest:
+    """Return the error for a database that has our tables, and no row that says of which revision they are."""
+    message = (
+        "names a database with the tables of bindings whose alembic_version has no row, as after a restore of some"
+        " tables; restore it, or insert the last revision of schema_info"
     )
     return InvalidRequest([FieldError(URL_VARIABLE, message)])
 
