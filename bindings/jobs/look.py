@@ -79,7 +79,7 @@ def due_lists(runtime: Runtime, lists: ProviderLists) -> list[str | None]:
     with_doubts: set[str | None] = {None} if youngest and settings.scan_scope == "account" else {*youngest}
     lists.forget_waits(but=with_doubts)
     due = lists.due(with_doubts)
-    if not due or _scan_has_just_begun(runtime, now) or account.full_scan_required_since(database) is not None:
+    if not due or _scan_has_just_begun(runtime) or account.full_scan_required_since(database) is not None:
         return []
     return due
 
@@ -95,8 +95,8 @@ def _scanned_until(recent: list[Report], now: datetime) -> datetime | None:
     return None if newest is None else newest.began_at - scan_evidence.LIST_LAG
 
 
-def _scan_has_just_begun(runtime: Runtime, now: datetime) -> bool:
-    run = runtime.database.read(job_runs.newest_run, "reconcile", now)
+def _scan_has_just_begun(runtime: Runtime) -> bool:
+    run = runtime.database.read(job_runs.newest_run, "reconcile", runtime.database.now)
     return run is not None and not run.finished and run.seconds < SHORT_SCAN_S
 
 

@@ -251,7 +251,7 @@ def _require_keys(runtime: Runtime) -> PhoneKeys:
 
 def _require_owner(runtime: Runtime) -> None:
     database = runtime.database
-    if database.postgres and not database.read(protection.role_rights).owner:
+    if database.postgres and not database.read(protection.role).owner:
         raise _wrong("BINDINGS_DATABASE_URL", "must have the role that owns the tables; nothing was changed")
 
 

@@ -23,8 +23,8 @@ from bindings.store.deliveries import DeliveryState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bindings.store.database import Database
     from bindings.store.queries import Outcome
+    from bindings.store.read_once import Reads
 
 # The alert BindingsBindsFail has the same period and the same number of binds.
 PERIOD = timedelta(minutes=5)
@@ -43,11 +43,12 @@ _CHECK_RECEIVERS = (
 _UNKNOWN_OUTCOMES = (State.IN_DOUBT, State.LAPSED)
 
 
-def of_binds(database: Database) -> Check:
+def of_binds(database: Reads) -> Check:
     """Return whether the binds of the last minutes succeeded; phones that were held here are not counted."""
     since = database.clock() - PERIOD
-    outcomes = database.read(queries.newest_outcomes, since=since, limit=MAX_BINDS)
-    refused = database.read(refusals.count_account_refusals, since=since, limit=MAX_BINDS)
+    newest_binds = database.read(queries.newest_outcomes, limit=MAX_BINDS)
+    outcomes = [outcome for outcome in newest_binds if outcome.requested_at >= since]
+    refused = database.read(refusals.count_account_refusals, database.now, period=PERIOD, limit=MAX_BINDS)
     settled = [outcome for outcome in outcomes if outcome.state is not State.PENDING]
     causes = Counter(_cause(outcome) for outcome in settled if outcome.state in (State.FAILED, *_UNKNOWN_OUTCOMES))
     causes["refused before the call: the provider had refused the account"] += refused
@@ -69,7 +70,7 @@ def of_binds(database: Database) -> Check:
     )
 
 
-def of_releases(database: Database) -> Check:
+def of_releases(database: Reads) -> Check:
     """Return whether expired bindings that the provider holds for longer are ended there."""
     count, oldest = database.read(queries.count_releases_owed, database.now, limit=MAX_RELEASES_READ)
     if oldest is None:
@@ -84,7 +85,7 @@ def of_releases(database: Database) -> Check:
     return Check(name="releases", level=Level.WARN, seen=observed, todo=todo)
 
 
-def of_sweep_lag(database: Database) -> Check:
+def of_sweep_lag(database: Reads) -> Check:
     """Return whether ended bindings are recorded as expired in time."""
     ended_at = database.read(queries.longest_overdue, database.now)
     if ended_at is None:
@@ -97,7 +98,7 @@ def of_sweep_lag(database: Database) -> Check:
     return Check(name="sweep_lag", level=Level.WARN, seen=observed, todo=todo)
 
 
-def of_middle_numbers(database: Database) -> Check:
+def of_middle_numbers(database: Reads) -> Check:
     """Return whether pools are low on middle numbers, or will be soon."""
     low = [
         f"pool {entry.pool.pool_number}: {entry.forecast.summary}"
@@ -111,7 +112,7 @@ def of_middle_numbers(database: Database) -> Check:
     return Check(name="middle_numbers", level=Level.WARN, seen="; ".join(low[:MAX_POOLS]) + more, todo=todo)
 
 
-def of_webhooks(database: Database) -> Check:
+def of_webhooks(database: Reads) -> Check:
     """Return whether deliveries are dead, many are pending, or events wait to be sent."""
     backlog = database.read(deliveries.backlog, limit=MAX_DELIVERIES_READ)
     waiting_since = database.read(deliveries.waiting_since, database.now)
@@ -142,7 +143,7 @@ def _cause(outcome: Outcome) -> str:
     return "never sent" if outcome.reason == Reason.NEVER_SENT else str(outcome.reason).replace("_", " ")
 
 
-ACTIVITY_CHECKS: dict[str, Callable[[Database], Check]] = {
+ACTIVITY_CHECKS: dict[str, Callable[[Reads], Check]] = {
     "binds": of_binds,
     "sweep_lag": of_sweep_lag,
     "middle_numbers": of_middle_numbers,

@@ -51,11 +51,11 @@ def bind_accepted_without_list(database: Database) -> datetime | None:
 
     None as well if the account was refused to a later bind.
     """
-    calls = database.read(queries.newest_calls, limit=CALLS_READ)
-    if not calls:
+    outcomes = database.read(queries.newest_outcomes, limit=CALLS_READ)
+    accepted_at = next((outcome.requested_at for outcome in outcomes if outcome.response_s is not None), None)
+    if accepted_at is None:
         return None
-    accepted_at = calls[0][0]
-    later = database.read(queries.newest_outcomes, since=accepted_at, limit=CALLS_READ)
+    later = (outcome for outcome in outcomes if outcome.requested_at >= accepted_at)
     if any(outcome.reason == Reason.ACCOUNT for outcome in later):
         return None
     before = database.read(reports.newest, before=(accepted_at, str(UUID(int=0))), limit=1, cases=False)

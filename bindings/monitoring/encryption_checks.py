@@ -15,7 +15,7 @@ from bindings.store import webhooks
 if TYPE_CHECKING:
     from bindings.lifecycle.runtime import Runtime
     from bindings.settings import Settings
-    from bindings.store.database import Database
+    from bindings.store.read_once import Reads
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def of_provider(config: Settings) -> Check:
     return Check(name=name, level=Level.WARN, seen=observed, todo="use an https: address")
 
 
-def of_webhooks(database: Database) -> Check:
+def of_webhooks(database: Reads) -> Check:
     """Return whether the enabled webhooks get their events encrypted."""
     name = "webhook_encryption"
     enabled = [webhook for webhook in database.read(webhooks.list_all) if webhook.disabled_at is None]

@@ -9,12 +9,12 @@ from bindings.monitoring.check import Check, Level
 from bindings.store import cluster_move, events
 
 if TYPE_CHECKING:
-    from bindings.store.database import Database
+    from bindings.store.read_once import Reads
 
 WAIT_WARN_S = 60.0
 
 
-def feed_in_order(database: Database) -> Check:
+def feed_in_order(database: Reads) -> Check:
     """Return red if new events would stand before older ones, and a warning if they wait for an open transaction.
 
     Readers and webhooks wait in both cases.

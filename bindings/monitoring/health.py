@@ -28,7 +28,8 @@ from bindings.monitoring import (
     reconciliation_checks,
 )
 from bindings.monitoring.check import Check, Level, ServiceLevel
-from bindings.monitoring.health_metrics import MAX_DOUBTS_READ, oldest_opening
+from bindings.monitoring.health_metrics import MAX_DOUBTS_READ
+from bindings.monitoring.health_reads import reads_of_all, reads_of_readiness
 from bindings.provider.outcome import ProviderPage, Refusal, Refused
 from bindings.store import account, durability, holds, job_runs, phone_key_source, queries, schema_version
 from bindings.store.database import Database
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from bindings.provider.client import ProviderClient
     from bindings.provider.outcome import PageOutcome
     from bindings.settings import Settings
+    from bindings.store.read_once import ReadOnce
 
 CHECKS_WITHOUT_EFFECT_ON_BINDS = {
     "erasures",
@@ -58,31 +60,33 @@ NOT_CHECKED = "not checked"
 PROVIDER_SETTINGS = ("provider_api_key", "provider_api_secret", "provider_app_id")
 
 
-def readiness_checks(runtime: Runtime) -> tuple[Check, ...]:
+def readiness_checks(runtime: Runtime, reads: ReadOnce | None = None) -> tuple[Check, ...]:
     """Return what this replica needs to serve; it is ready if none is red.
 
     What the provider allows the account is not part of it: lookups work without it, and no replica is better off.
-    Calls the provider only while the database's clock is in doubt.
+    Calls the provider only while the database's clock is in doubt. `reads` are those of a page that reads more.
     """
-    checks = (_red_if_old(check) for check in database_checks(runtime.database, runtime.settings))
+    reads = reads or reads_of_readiness(runtime.database, runtime.settings)
+    checks = (_red_if_old(check) for check in _database_checks(reads, runtime.settings))
     return (*checks, _clocks(runtime))
 
 
-def service_checks(runtime: Runtime) -> tuple[Check, ...]:
+def service_checks(runtime: Runtime, reads: ReadOnce | None = None) -> tuple[Check, ...]:
     """Return the checks of the service beside those of readiness. Does not call the provider."""
+    reads = reads or reads_of_all(runtime.database, runtime.settings)
     return (
         encryption_checks.of_provider(runtime.settings),
         *circuit_checks.of_circuits(runtime.client),
-        *_activity_checks(runtime.database, runtime.settings),
+        *_activity_checks(reads, runtime.settings),
     )
 
 
-def _activity_checks(database: Database, config: Settings) -> list[Check]:
+def _activity_checks(reads: ReadOnce, config: Settings) -> list[Check]:
     """Return the checks of what happened lately and of what is kept, as far as the database can be read."""
     of_database = activity_checks.ACTIVITY_CHECKS.items()
     return [
-        *(_run_check(name, partial(probe, database)) for name, probe in of_database),
-        *(_run_check(name, partial(probe, database, config)) for name, probe in _SETTINGS_CHECKS.items()),
+        *(_run_check(name, partial(probe, reads)) for name, probe in of_database),
+        *(_run_check(name, partial(probe, reads, config)) for name, probe in _SETTINGS_CHECKS.items()),
     ]
 
 
@@ -139,15 +143,19 @@ def load(environment: Mapping[str, str] | None = None) -> tuple[Settings | None,
 
 def database_checks(database: Database, config: Settings) -> list[Check]:
     """Check that the database answers, fits this version and account, and that the jobs run on it."""
-    connection = _run_check("database", lambda: _check_connection(database))
+    return _database_checks(reads_of_readiness(database, config), config)
+
+
+def _database_checks(reads: ReadOnce, config: Settings) -> list[Check]:
+    connection = _run_check("database", lambda: _check_connection(reads))
     if connection.level is Level.RED:
         names = (*_CONNECTION_CHECKS[1:], *_SCHEMA_CHECKS)
         return [connection, *(_skipped(name, because="database") for name in names)]
-    schema = _run_check("schema", lambda: _schema(database))
-    clock = _run_check("database_clock", lambda: _database_clock(database))
+    schema = _run_check("schema", lambda: _schema(reads))
+    clock = _run_check("database_clock", lambda: _database_clock(reads.database))
     if schema.level is Level.RED:
         return [connection, schema, clock, *(_skipped(name, because="schema") for name in _SCHEMA_CHECKS)]
-    of_schema = (_run_check(name, partial(probe, database, config)) for name, probe in _SCHEMA_CHECKS.items())
+    of_schema = (_run_check(name, partial(probe, reads, config)) for name, probe in _SCHEMA_CHECKS.items())
     return [connection, schema, clock, *of_schema]
 
 
@@ -160,10 +168,11 @@ def _opened_database(config: Settings) -> tuple[list[Check], datetime | None]:
         skipped = [_skipped(name, because="database") for name in DATABASE_CHECKS[1:]]
         return [_failed_check("database", error), *skipped], None
     try:
-        checks = database_checks(database, config)
+        reads = reads_of_all(database, config)
+        checks = _database_checks(reads, config)
         unreadable = next((check.name for check in checks[:2] if check.level is Level.RED), None)
         checks += (
-            _activity_checks(database, config)
+            _activity_checks(reads, config)
             if unreadable is None
             else [_skipped(name, because=unreadable) for name in _ACTIVITY_NAMES]
         )
@@ -174,8 +183,8 @@ def _opened_database(config: Settings) -> tuple[list[Check], datetime | None]:
         database.close()
 
 
-def _check_connection(database: Database) -> Check:
-    start = time.monotonic()
+def _check_connection(reads: ReadOnce) -> Check:
+    database, start = reads.database, time.monotonic()
     database.clock()
     database.check_file()
     took_ms = (time.monotonic() - start) * 1_000
@@ -184,7 +193,7 @@ def _check_connection(database: Database) -> Check:
     if database.encoding != UTF8:
         observed.append(f"its encoding is {database.encoding}: texts with other characters are refused")
         todo.append("move to a database that was created with ENCODING 'UTF8'")
-    weak_settings = database.read(durability.weak_settings)
+    weak_settings = reads.read(durability.weak_settings)
     if weak_settings:
         observed += [_describe_weak(setting, value) for setting, value in weak_settings.items()]
         todo.append(f"set {', '.join(weak_settings)} to on")
@@ -205,11 +214,11 @@ def _describe_weak(setting: str, value: str) -> str:
     )
 
 
-def _schema(database: Database) -> Check:
-    version = schema_version.read(database)
+def _schema(reads: ReadOnce) -> Check:
+    version = schema_version.read(reads)
     level, observed, todo = Level.OK if version.accepted else Level.RED, version.describe(), version.remedy()
-    if version.upgradable and database.postgres:
-        schema = database.read(schema_version.schema_without_create)
+    if version.upgradable and reads.postgres:
+        schema = reads.read(schema_version.schema_without_create)
         if schema is not None:
             observed, todo = f"{observed}; permission is denied for schema {schema}", schema_todo(schema)
     return Check(name="schema", level=level, seen=observed, todo=todo)
@@ -222,9 +231,12 @@ def _database_clock(database: Database) -> Check:
     return clock_checks.of_database(skew_s)
 
 
-def _scope(database: Database, config: Settings) -> Check:
+def _scope(reads: ReadOnce, config: Settings) -> Check:
     try:
-        account.register_scope(database, config.scope)
+        if reads.postgres and reads.read(account.recorded_scope) == config.scope:
+            account.require_phone_keys(reads)
+        else:
+            account.register_scope(reads.database, config.scope)
     except InvalidRequest as refusal:
         todo = "set BINDINGS_SCOPE to the name that the database was created with"
         of_scope = any(error.field == "BINDINGS_SCOPE" for error in refusal.field_errors)
@@ -232,16 +244,16 @@ def _scope(database: Database, config: Settings) -> Check:
     return Check(name="scope", level=Level.OK, seen=f"recorded in the database: {config.scope}")
 
 
-def _restore(database: Database) -> Check:
-    required_since = account.full_scan_required_since(database)
+def _restore(reads: ReadOnce) -> Check:
+    required_since = account.full_scan_required_since(reads)
     if required_since is None:
         return Check(name="restore", level=Level.OK, seen="no full scan is required")
     observed = f"binds wait since {required_since:%Y-%m-%d %H:%M:%SZ} for a full scan after a restore"
     return Check(name="restore", level=Level.RED, seen=observed, todo="run `bindings reconcile`")
 
 
-def _sweep(database: Database, config: Settings) -> Check:
-    last = database.read(job_runs.last_finished, "expire")
+def _sweep(reads: ReadOnce, config: Settings) -> Check:
+    last = reads.read(job_runs.last_finished, "expire")
     todo = (
         "run `bindings scheduler` (or `bindings expire` once): only this job records bindings as expired, and no"
         " replica of `bindings serve` is ready without it"
@@ -249,21 +261,20 @@ def _sweep(database: Database, config: Settings) -> Check:
     if last is None:
         observed = "no finished run of the expire job is recorded"
         return Check(name="sweep", level=Level.WARN, seen=observed, todo=todo)
-    age_s = (database.clock() - last).total_seconds()
+    age_s = (reads.clock() - last).total_seconds()
     observed = f"the expire job last finished {duration(age_s)} ago"
     if age_s > max(OLD_RUN_S, 10 * config.sweep_interval_s):
         return Check(name="sweep", level=Level.WARN, seen=observed, todo=todo)
     return Check(name="sweep", level=Level.OK, seen=observed)
 
 
-def _doubts(database: Database) -> Check:
-    doubts = database.read(queries.doubts, database.now, limit=MAX_DOUBTS_READ)
-    opened_at = oldest_opening(doubts)
+def _doubts(reads: ReadOnce) -> Check:
+    doubts, opened_at = reads.read(queries.count_doubts, reads.now, limit=MAX_DOUBTS_READ)
     if opened_at is None:
         return Check(name="doubts", level=Level.OK, seen="none open")
-    age_s = (database.clock() - opened_at).total_seconds()
-    more = " or more" if len(doubts) == MAX_DOUBTS_READ else ""
-    observed = f"{len(doubts)}{more} open, the oldest from {duration(age_s)} ago"
+    age_s = (reads.clock() - opened_at).total_seconds()
+    more = " or more" if doubts == MAX_DOUBTS_READ else ""
+    observed = f"{doubts}{more} open, the oldest from {duration(age_s)} ago"
     todo = (
         "`bindings doubts` lists them; `bindings reconcile` searches the provider's list for them, and"
         " `bindings recover` repeats unbinds"
@@ -271,8 +282,8 @@ def _doubts(database: Database) -> Check:
     return Check(name="doubts", level=Level.WARN, seen=observed, todo=todo)
 
 
-def _orphans(database: Database, config: Settings) -> Check:
-    orphans, revenants = database.read(holds.count_orphans, config.scope, database.clock())
+def _orphans(reads: ReadOnce, config: Settings) -> Check:
+    orphans, revenants = reads.read(holds.count_orphans, config.scope, reads.now)
     if not orphans and not revenants:
         return Check(name="orphans", level=Level.OK, seen="no hold for an orphan or a revenant is in force")
     observed = (
@@ -287,15 +298,15 @@ def _orphans(database: Database, config: Settings) -> Check:
 
 
 _CONNECTION_CHECKS = ("database", "schema", "database_clock")
-_SCHEMA_CHECKS: dict[str, Callable[[Database, Settings], Check]] = {
+_SCHEMA_CHECKS: dict[str, Callable[[ReadOnce, Settings], Check]] = {
     "scope": _scope,
-    "restore": lambda database, _: _restore(database),
+    "restore": lambda reads, _: _restore(reads),
     "sweep": _sweep,
-    "doubts": lambda database, _: _doubts(database),
+    "doubts": lambda reads, _: _doubts(reads),
     "reconcile_duration": reconciliation_checks.of_duration,
     "orphans": _orphans,
 }
-_SETTINGS_CHECKS: dict[str, Callable[[Database, Settings], Check]] = {
+_SETTINGS_CHECKS: dict[str, Callable[[ReadOnce, Settings], Check]] = {
     "reconciliation": reconciliation_checks.of_reconciliation,
     **personal_data_checks.PERSONAL_DATA_CHECKS,
 }

@@ -8,16 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bindings.domain.binding import State
 from bindings.store import deliveries, holds, job_runs, phone_sealing, pools, queries, seals
 from bindings.store.deliveries import DeliveryState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from datetime import datetime
 
-    from bindings.domain.binding import Binding
     from bindings.lifecycle.runtime import Runtime
+    from bindings.store.read_once import Reads
 
 MAX_DOUBTS_READ = 200
 MAX_DELIVERIES_READ = 10_000
@@ -59,43 +57,33 @@ class HealthMetrics:
     phones_to_convert: int
 
 
-def oldest_opening(doubts: Sequence[Binding]) -> datetime | None:
-    """Return since when the oldest of these binds and unbinds is open; None if there is none."""
-    return min(
-        (
-            binding.unbind_requested_at
-            if binding.state is State.ACTIVE and binding.unbind_requested_at is not None
-            else binding.requested_at
-            for binding in doubts
-        ),
-        default=None,
-    )
+def health_metrics(runtime: Runtime, reads: Reads | None = None) -> HealthMetrics:
+    """Return the values to monitor. A few index probes; safe to repeat.
 
-
-def health_metrics(runtime: Runtime) -> HealthMetrics:
-    """Return the values to monitor. A few index probes; safe to repeat."""
-    database, client = runtime.database, runtime.client
+    `reads` are those of a page that reads more; without them each query is a statement of its own.
+    """
+    database, client = runtime.database if reads is None else reads, runtime.client
     now = database.clock()
-    doubts = database.read(queries.doubts, database.now, limit=MAX_DOUBTS_READ)
+    doubts, oldest_doubt = database.read(queries.count_doubts, database.now, limit=MAX_DOUBTS_READ)
     last_expire = database.read(job_runs.last_finished, "expire")
-    newest_reconcile = database.read(job_runs.newest_run, "reconcile", now)
+    newest_reconcile = database.read(job_runs.newest_run, "reconcile", database.now)
     overdue = database.read(queries.longest_overdue, database.now)
     backlog = database.read(deliveries.backlog, limit=MAX_DELIVERIES_READ)
     all_pools = database.read(pools.list_all)
     releases, oldest_release = database.read(queries.count_releases_owed, database.now, limit=MAX_RELEASES_READ)
-    orphans, revenants = database.read(holds.count_orphans, runtime.settings.scope, now)
+    orphans, revenants = database.read(holds.count_orphans, runtime.settings.scope, database.now)
 
     def seconds_since(then: datetime | None) -> float:
         return 0.0 if then is None else max(0.0, (now - then).total_seconds())
 
     return HealthMetrics(
-        doubts=len(doubts),
-        oldest_doubt_s=seconds_since(oldest_opening(doubts)),
+        doubts=doubts,
+        oldest_doubt_s=seconds_since(oldest_doubt),
         sweep_age_s=None if last_expire is None else seconds_since(last_expire),
         sweep_lag_s=seconds_since(overdue),
         open_circuits=frozenset() if client is None else client.circuits.open_calls(),
         provider_skew_s=None if client is None else client.clock.measured_skew_s,
-        connections_in_use=database.connections_in_use(),
+        connections_in_use=runtime.database.connections_in_use(),
         pool_use=max(
             (pool.live / pool.capacity for pool in all_pools if pool.live and pool.capacity), default=None
         ),
@@ -109,5 +97,5 @@ def health_metrics(runtime: Runtime) -> HealthMetrics:
         deliveries_pending=backlog[DeliveryState.PENDING],
         deliveries_dead=backlog[DeliveryState.DEAD],
         seal_age_s=seconds_since(database.read(seals.oldest_unsealed)),
-        phones_to_convert=database.read(phone_sealing.left_to_convert),
+        phones_to_convert=phone_sealing.left_to_convert(database),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bindings.monitoring.activity_checks import MAX_BINDS
 from bindings.monitoring.health_metrics import health_metrics
 from bindings.monitoring.response_times import percentile
 from bindings.store import queries, replicas, schema_version
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
     from bindings.lifecycle.runtime import Runtime
     from bindings.monitoring.health_metrics import HealthMetrics
+    from bindings.store.queries import Outcome
+    from bindings.store.read_once import ReadOnce
     from bindings.store.replicas import Replica
-
-CALLS = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,28 +47,30 @@ class Overview:
     schema: str | None
 
 
-def build_overview(runtime: Runtime) -> Overview:
+def build_overview(runtime: Runtime, reads: ReadOnce) -> Overview:
     """Return the overview. A few index probes and the newest two hundred bindings; safe to repeat."""
-    database = runtime.database
-    now = database.clock()
+    now = reads.clock()
     return Overview(
         now=now,
-        metrics=health_metrics(runtime),
-        latency=latency(database.read(queries.newest_calls, limit=CALLS)),
-        replicas=tuple(database.read(replicas.seen_since, now - replicas.RECENT)),
-        schema=schema_version.read(database).revision,
+        metrics=health_metrics(runtime, reads),
+        latency=latency(reads.read(queries.newest_outcomes, limit=MAX_BINDS)),
+        replicas=tuple(reads.read(replicas.seen_since, now - replicas.RECENT)),
+        schema=schema_version.read(reads).revision,
     )
 
 
-def latency(calls: Sequence[tuple[datetime, datetime, datetime]]) -> Latency | None:
-    """Return the latency of calls given as (requested_at, sent_at, answered_at), newest first; None if none."""
-    if not calls:
+def latency(outcomes: Sequence[Outcome]) -> Latency | None:
+    """Return the latency of those of some binds, the newest first, that were answered; None if none was."""
+    answered = [
+        (outcome.requested_at, outcome.response_s) for outcome in outcomes if outcome.response_s is not None
+    ]
+    if not answered:
         return None
-    durations_s = sorted((answered - sent).total_seconds() for _, sent, answered in calls)
+    durations_s = sorted(response_s for _, response_s in answered)
     return Latency(
         calls=len(durations_s),
-        since=calls[-1][0],
-        until=calls[0][0],
+        since=answered[-1][0],
+        until=answered[0][0],
         p50_s=percentile(durations_s, 50),
         p99_s=percentile(durations_s, 99),
     )

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bindings.settings import Settings
-    from bindings.store.database import Database
+    from bindings.store.read_once import Reads
 
 NEWEST = 100  # entries of the journal that are compared
 
 
-def of_retention(database: Database, config: Settings) -> Check:  # noqa: ARG001 -- as the other checks
+def of_retention(database: Reads, config: Settings) -> Check:  # noqa: ARG001 -- as the other checks
     """Return how long bindings and events are kept."""
     if config.retention_days is None:
         observed = "nothing is ever deleted: BINDINGS_RETENTION_DAYS is not set"
@@ -26,7 +26,7 @@ def of_retention(database: Database, config: Settings) -> Check:  # noqa: ARG001
     return Check(name="retention", level=Level.OK, seen=observed)
 
 
-def of_erasures(database: Database, config: Settings) -> Check:
+def of_erasures(database: Reads, config: Settings) -> Check:
     """Return red if the journal has an erasure that this database has not carried out, as after a restore."""
     name = "erasures"
     journal = None if config.erasure_journal is None else ErasureJournal(config.erasure_journal)
@@ -42,7 +42,7 @@ def of_erasures(database: Database, config: Settings) -> Check:
     return Check(name=name, level=Level.RED, seen=observed, todo=todo)
 
 
-PERSONAL_DATA_CHECKS: dict[str, Callable[[Database, Settings], Check]] = {
+PERSONAL_DATA_CHECKS: dict[str, Callable[[Reads, Settings], Check]] = {
     "retention": of_retention,
     "erasures": of_erasures,
 }

@@ -10,10 +10,10 @@ from bindings.monitoring.check import Check, Level, first_names
 from bindings.store import account, phone_sealing, replicas
 
 if TYPE_CHECKING:
-    from bindings.store.database import Database
+    from bindings.store.read_once import Reads
 
 
-def of_phones(database: Database) -> Check:
+def of_phones(database: Reads) -> Check:
     """Return how phones are stored; a warning while an encryption or a rotation is not complete."""
     name, keys = "phones", database.phone_keys
     status = database.read(phone_sealing.status)
@@ -22,7 +22,7 @@ def of_phones(database: Database) -> Check:
     else:
         observed = f"phones are encrypted with {status.numbers.description}"
         if status.sealed_at is None:
-            left = database.read(phone_sealing.left_to_convert)
+            left = phone_sealing.left_to_convert(database)
             observed += ", and rows from before are not all converted yet"
             observed += f" ({left} left, as last counted)" if left else ""
     try:

@@ -14,10 +14,10 @@ from bindings.store.sqlite_connection import files_open_to_others
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bindings.store.database import Database
+    from bindings.store.read_once import Reads
 
 
-def of_file_modes(database: Database) -> Check:
+def of_file_modes(database: Reads) -> Check:
     """Return a warning with the command that corrects it if the mode of an SQLite file allows other users."""
     modes = {} if database.postgres else database.read(files_open_to_others)
     if not modes:
@@ -27,7 +27,7 @@ def of_file_modes(database: Database) -> Check:
     return Check(name="file_modes", level=Level.WARN, seen=observed, todo=f"run `chmod 600 {shlex.join(modes)}`")
 
 
-def of_triggers(database: Database) -> Check:
+def of_triggers(database: Reads) -> Check:
     """Return red if a trigger that guards the history is not as the migrations made it."""
     name = "triggers"
     version = schema_version.read(database)
@@ -49,7 +49,7 @@ def of_triggers(database: Database) -> Check:
     return Check(name=name, level=Level.OK, seen="all that guard the history are there, enabled and unchanged")
 
 
-def of_integrity(database: Database) -> Check:
+def of_integrity(database: Reads) -> Check:
     """Return red if a unique index, a constraint or the sequence of events is not as the migrations made it."""
     name = "integrity"
     version = schema_version.read(database)
@@ -79,38 +79,39 @@ def of_integrity(database: Database) -> Check:
     return Check(name=name, level=Level.OK, seen="every index and constraint is there and valid")
 
 
-def of_rights(database: Database) -> Check:
+def of_rights(database: Reads) -> Check:
     """Return whether the role of this process may do more, or less, than the application's role."""
     name = "rights"
     if not database.postgres:
         return Check(name=name, level=Level.OK, seen="SQLite has no roles: the mode of the file decides")
-    rights = database.read(protection.role_rights)
-    if rights.filtered:
+    role = database.read(protection.role)
+    if role.filtered:
         observed = (
-            f"row-level security may hide rows from {rights.role}, so that a conflict is not seen, and refuse new"
-            f" ones: {first_names(rights.filtered)}"
+            f"row-level security may hide rows from {role.name}, so that a conflict is not seen, and refuse new"
+            f" ones: {first_names(role.filtered)}"
         )
         todo = "turn it off for each table (DISABLE ROW LEVEL SECURITY), or give the role BYPASSRLS"
         return Check(name=name, level=Level.RED, seen=observed, todo=todo)
-    if rights.owner:
-        observed = f"this process uses {rights.role}, which may change the tables and disable the triggers"
+    if role.owner:
+        observed = f"this process uses {role.name}, which may change the tables and disable the triggers"
         todo = "use a role with the rights of `bindings db grants` for the service, and this one to administer it"
         return Check(name=name, level=Level.WARN, seen=observed, todo=todo)
+    rights = database.read(protection.role_rights)
     differences = [
         f"{words}: {first_names(names)}"
         for words, names in (("more than it needs", rights.excess), ("lacking", rights.missing))
         if names
     ]
     if differences:
-        observed = f"the rights of {rights.role} are not those of this version; {'; '.join(differences)}"
+        observed = f"the rights of {role.name} are not those of this version; {'; '.join(differences)}"
         todo = "run the SQL of `bindings db grants` as the owner of the tables"
         return Check(name=name, level=Level.WARN, seen=observed, todo=todo)
     return Check(
-        name=name, level=Level.OK, seen=f"{rights.role} has the rights that the service needs, and no others"
+        name=name, level=Level.OK, seen=f"{role.name} has the rights that the service needs, and no others"
     )
 
 
-PROTECTION_CHECKS: dict[str, Callable[[Database], Check]] = {
+PROTECTION_CHECKS: dict[str, Callable[[Reads], Check]] = {
     "file_modes": of_file_modes,
     "triggers": of_triggers,
     "integrity": of_integrity,
@@ -119,7 +120,7 @@ PROTECTION_CHECKS: dict[str, Callable[[Database], Check]] = {
 }
 
 
-def of_database(database: Database) -> list[Check]:
+def of_database(database: Reads) -> list[Check]:
     """Return the checks of this module that the schema of the database allows. `Busy` if it does not answer."""
     if schema_version.read(database).accepted:
         return [probe(database) for probe in PROTECTION_CHECKS.values()]

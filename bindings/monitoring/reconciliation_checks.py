@@ -10,14 +10,14 @@ from bindings.store import job_runs, reports
 
 if TYPE_CHECKING:
     from bindings.settings import Settings
-    from bindings.store.database import Database
+    from bindings.store.read_once import Reads
     from bindings.store.reports import Report
 
 MAX_REPORTS = 20
 SLOW_AFTER = 3.0  # intervals; the alert BindingsReconcileSlow has the same number
 
 
-def of_reconciliation(database: Database, config: Settings) -> Check:
+def of_reconciliation(database: Reads, config: Settings) -> Check:
     """Return whether the last reconciliation could read the provider's list, and is recent."""
     name = "reconciliation"
     reports_read = database.read(reports.newest, before=None, limit=MAX_REPORTS, cases=False)
@@ -45,10 +45,10 @@ def of_reconciliation(database: Database, config: Settings) -> Check:
     return Check(name=name, level=Level.OK, seen=f"the one of {age} ago read all that it needed")
 
 
-def of_duration(database: Database, config: Settings) -> Check:
+def of_duration(database: Reads, config: Settings) -> Check:
     """Return whether the newest reconciliation on a timer took no longer than three intervals."""
     name = "reconcile_duration"
-    run = database.read(job_runs.newest_run, "reconcile", database.clock())
+    run = database.read(job_runs.newest_run, "reconcile", database.now)
     if run is None:
         return Check(name=name, level=Level.OK, seen="no run on a timer is recorded")
     took = duration(run.seconds)
@@ -68,7 +68,7 @@ def _count_unread(runs: list[Report], *, all_read: bool) -> str:
     return f"{unread} or more" if unread == len(runs) and not all_read else str(unread)
 
 
-def _is_running(database: Database) -> bool:
+def _is_running(database: Reads) -> bool:
     """Return whether a reconciliation on a timer has begun and not ended: `of_duration` judges it."""
-    run = database.read(job_runs.newest_run, "reconcile", database.clock())
+    run = database.read(job_runs.newest_run, "reconcile", database.now)
     return run is not None and not run.finished

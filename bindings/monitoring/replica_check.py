@@ -9,12 +9,12 @@ from bindings.monitoring.check import Check, Level, first_names
 from bindings.store import replicas
 
 if TYPE_CHECKING:
-    from bindings.store.database import Database
+    from bindings.store.read_once import Reads
 
 BEFORE_REVISIONS = "before 0011"  # such code records no revision
 
 
-def replicas_at_work(database: Database) -> Check:
+def replicas_at_work(database: Reads) -> Check:
     """Name the processes of the last minutes by version and schema; a warning if these differ.
 
     The schema is the revision that the code was made for: two builds of one version number may differ in it.

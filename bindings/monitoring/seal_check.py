@@ -9,12 +9,12 @@ from bindings.monitoring.check import Check, Level
 from bindings.store import job_runs, seals
 
 if TYPE_CHECKING:
-    from bindings.store.database import Database
+    from bindings.store.read_once import Reads
 
 OLD_S = 300.0  # the alert BindingsSealsOld has the same number
 
 
-def seals_in_time(database: Database) -> Check:
+def seals_in_time(database: Reads) -> Check:
     """Return red if events wait to be sealed for five minutes: that is also how a change would be prepared."""
     name = "seals"
     last = database.read(seals.last)

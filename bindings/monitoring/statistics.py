@@ -17,13 +17,11 @@ from bindings.store import pools, statistics
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import Connection
-
     from bindings.domain.binding import EventKind
     from bindings.monitoring.bind_outcomes import BindFilter
     from bindings.monitoring.chart_range import ChartRange
-    from bindings.store.database import Database
     from bindings.store.pools import Pool
+    from bindings.store.read_once import Reads
     from bindings.store.statistics import EventCount
 
 TREND = timedelta(hours=2)
@@ -72,7 +70,7 @@ class EventStatistics:
 
 
 def event_statistics(
-    database: Database, chart_range: ChartRange, kinds: Iterable[EventKind], *, bind_filter: BindFilter = ALL_BINDS
+    database: Reads, chart_range: ChartRange, kinds: Iterable[EventKind], *, bind_filter: BindFilter = ALL_BINDS
 ) -> EventStatistics:
     """Return the statistics of these kinds of event. Two small reads; safe to repeat.
 
@@ -80,20 +78,19 @@ def event_statistics(
     """
     steps = chart_range.steps
 
-    def query(connection: Connection) -> tuple[list[EventCount], datetime | None]:
-        counts = statistics.count_by_step(
-            connection,
-            chart_range.period,
-            step_s=chart_range.step_s,
-            kinds=kinds,
-            app_id=bind_filter.app_id,
-            pool_number=bind_filter.pool_number,
-        )
-        return counts, statistics.counted_to(connection)
-
-    event_counts, counted_to = database.read(query)
+    event_counts = database.read(
+        statistics.count_by_step,
+        chart_range.period,
+        step_s=chart_range.step_s,
+        kinds=tuple(kinds),
+        app_id=bind_filter.app_id,
+        pool_number=bind_filter.pool_number,
+    )
     return EventStatistics(
-        range=chart_range, steps=steps, series=_series(event_counts, steps), counted_to=counted_to
+        range=chart_range,
+        steps=steps,
+        series=_series(event_counts, steps),
+        counted_to=database.read(statistics.counted_to),
     )
 
 
@@ -138,7 +135,7 @@ class Forecast:
     full_in_s: float | None = None
 
 
-def pool_forecasts(database: Database) -> list[PoolForecast]:
+def pool_forecasts(database: Reads) -> list[PoolForecast]:
     """Return every pool, the fullest first, then those of unknown capacity by what is live in them.
 
     Two small reads; safe to repeat.

@@ -16,18 +16,20 @@ from sqlalchemy import select, update
 from bindings.domain.acts import Act
 from bindings.errors import FieldError, InvalidRequest
 from bindings.store import events, protection
+from bindings.store.one_row import first_column, one_row
 from bindings.store.phone_keys import PLAIN, VARIABLES, KeyNumbers
 from bindings.store.schema import account
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Select
 
     from bindings.domain.acts import RestoreCause
     from bindings.domain.binding import Caller
     from bindings.store.database import Database, Transaction
     from bindings.store.phone_keys import PhoneKeys
+    from bindings.store.read_once import Reads
 
 HOST_SILENT_AFTER = timedelta(seconds=60)  # without a sign of it for so long, another host may take the file
 SCAN_OWED_SINCE = select(account.c.scan_owed_since).scalar_subquery()
@@ -85,18 +87,18 @@ def require_full_scan(tx: Transaction, caller: Caller, cause: RestoreCause, *, h
     Bindings made after the backup still hold phones at the provider, and are unknown here. `head` is the last head
     of the sealed history that was kept elsewhere (None: unknown): it may be lost.
     """
-    required_since = tx.instant()
-    tx.connection.execute(update(account).values(scan_owed_since=required_since))
-    facts = {"scan_owed_since": required_since, "cause": cause} | ({} if head is None else {"head": head})
+    since = tx.instant()
+    tx.connection.execute(update(account).values(scan_owed_since=since))
+    facts = {"scan_owed_since": since, "cause": cause} | ({} if head is None else {"head": head})
     events.append_act(tx, Act.DATABASE_RESTORED, caller, facts)
 
 
 def waive_scan(tx: Transaction, caller: Caller) -> None:
     """Allow binds without that scan. Safe to repeat."""
-    required_since = tx.connection.execute(_REQUIRED_SINCE.with_for_update()).scalar()
-    if required_since is not None:
+    since = tx.connection.execute(_REQUIRED_SINCE.with_for_update()).scalar()
+    if since is not None:
         tx.connection.execute(update(account).values(scan_owed_since=None))
-        events.append_act(tx, Act.DATABASE_SCAN_WAIVED, caller, {"scan_owed_since": required_since})
+        events.append_act(tx, Act.DATABASE_SCAN_WAIVED, caller, {"scan_owed_since": since})
 
 
 @contextmanager
@@ -112,29 +114,44 @@ def rewrites_allowed(tx: Transaction) -> Iterator[None]:
     tx.connection.execute(update(account).values(maintenance_until=before))
 
 
-def full_scan_required_since(database: Database) -> datetime | None:
+@one_row(first_column)
+def required_since() -> Select[Any]:
     """Return since when a full scan is required, or None if none is."""
-    required_since: datetime | None = database.read(
-        lambda connection: connection.execute(_REQUIRED_SINCE).scalar()
-    )
-    return required_since
+    return _REQUIRED_SINCE
+
+
+def full_scan_required_since(database: Reads) -> datetime | None:
+    """Return since when a full scan is required, or None if none is."""
+    instant: datetime | None = database.read(required_since)
+    return instant
 
 
 def complete_full_scan(tx: Transaction, caller: Caller, *, scan_started_at: datetime) -> bool:
     """Record that a full scan is complete; return True if it was required since before `scan_started_at`."""
-    required_since = tx.connection.execute(_REQUIRED_SINCE.with_for_update()).scalar()
-    if required_since is None or required_since >= scan_started_at:
+    since = tx.connection.execute(_REQUIRED_SINCE.with_for_update()).scalar()
+    if since is None or since >= scan_started_at:
         return False
     tx.connection.execute(update(account).values(scan_owed_since=None))
-    facts = {"scan_owed_since": required_since, "scan_started_at": scan_started_at}
+    facts = {"scan_owed_since": since, "scan_started_at": scan_started_at}
     events.append_act(tx, Act.DATABASE_SCANNED, caller, facts)
     return True
 
 
-def require_phone_keys(database: Database) -> None:
+@one_row(first_column)
+def recorded_scope() -> Select[Any]:
+    """Return the scope that is recorded, or None if none is yet."""
+    return select(account.c.scope)
+
+
+@one_row(first_column)
+def phone_key_checks() -> Select[Any]:
+    """Return the keys that phones in the database need, with their checks; None if they need none."""
+    return select(account.c.phone_key_checks)
+
+
+def require_phone_keys(database: Reads) -> None:
     """Raise `InvalidRequest` if this process lacks a key that phones in the database need, or has another one."""
-    checks = database.read(lambda connection: connection.execute(select(account.c.phone_key_checks)).scalar())
-    _require_phone_keys(database.phone_keys, checks)
+    _require_phone_keys(database.phone_keys, database.read(phone_key_checks))
 
 
 def _require_phone_keys(keys: PhoneKeys | None, needed: Mapping[str, str] | None) -> None:

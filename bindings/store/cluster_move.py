@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Text, cast, func, select, text, update
 from uuid_utils import uuid7
@@ -17,15 +17,17 @@ from uuid_utils import uuid7
 from bindings.domain.acts import Act
 from bindings.store import events
 from bindings.store.deliveries import pending_row
+from bindings.store.one_row import one_row
 from bindings.store.schema import account, deliveries, seals, tally_marks, webhooks
 from bindings.store.schema import events as events_table
 from bindings.store.webhooks import is_sent
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Select
 
     from bindings.domain.binding import Caller
     from bindings.store.database import Database, Transaction
+    from bindings.store.read_once import Reads
 
 BATCH = 1_000
 WRITERS_WAIT_S = 10.0  # for the statements that were under way
@@ -54,9 +56,9 @@ class _Move:
     last_position: int
 
 
-def numbers_are_behind(database: Database) -> bool:
+def numbers_are_behind(database: Reads) -> bool:
     """Return True if new events would stand before older ones: the database was moved. Always False on SQLite."""
-    return database.postgres and database.read(_numbers).behind
+    return database.postgres and database.read(numbers).behind
 
 
 def continue_numbers(database: Database, caller: Caller) -> bool:
@@ -73,7 +75,9 @@ def continue_numbers(database: Database, caller: Caller) -> bool:
     return True
 
 
-def _numbers(connection: Connection) -> _Numbers:
+@one_row(lambda highest, next_number: _Numbers(highest=highest, next=next_number))
+def numbers() -> Select[Any]:
+    """Return the highest number that is recorded anywhere, and the next one of this cluster (PostgreSQL)."""
     newest = select(events_table.c.tx).order_by(events_table.c.tx.desc(), events_table.c.position.desc()).limit(1)
     highest = func.greatest(
         newest.scalar_subquery(),
@@ -83,8 +87,7 @@ def _numbers(connection: Connection) -> _Numbers:
         select(func.max(seals.c.to_tx)).scalar_subquery(),
         0,
     )
-    row = connection.execute(select(highest.label("highest"), events.next_tx().label("next"))).one()
-    return _Numbers(highest=row.highest, next=row.next)
+    return select(highest.label("highest"), events.next_tx().label("next"))
 
 
 def _wait_for_writers(database: Database, move: _Move) -> None:
@@ -118,10 +121,10 @@ def _continue(tx: Transaction, caller: Caller) -> _Move | None:
     """Record the offset; None if another process was first."""
     connection = tx.connection
     connection.execute(select(account.c.id).with_for_update())
-    numbers = _numbers(connection)
-    if not numbers.behind:
+    before = numbers(connection)
+    if not before.behind:
         return None
-    offset = connection.execute(select(numbers.highest + 1 - events.oldest_running())).scalar_one()
+    offset = connection.execute(select(before.highest + 1 - events.oldest_running())).scalar_one()
     last = connection.execute(
         select(events_table.c.position, events_table.c.at)
         .order_by(events_table.c.tx.desc(), events_table.c.position.desc())
@@ -135,11 +138,11 @@ def _continue(tx: Transaction, caller: Caller) -> _Move | None:
         last_position=0 if last is None else last.position,
     )
     if last is not None:
-        since = webhooks.c.created_at > last.at, webhooks.c.tx < numbers.next
-        moved = {"tx": numbers.highest, "position": last.position}
+        since = webhooks.c.created_at > last.at, webhooks.c.tx < before.next
+        moved = {"tx": before.highest, "position": last.position}
         connection.execute(update(webhooks).where(*since).values(moved))
     _catch_up(tx, move)
-    facts = {"tx_offset": total, "highest": numbers.highest, "last_position": move.last_position}
+    facts = {"tx_offset": total, "highest": before.highest, "last_position": move.last_position}
     events.append_act(tx, Act.DATABASE_MOVED, caller, facts)
     return move
 

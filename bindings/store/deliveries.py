@@ -17,6 +17,8 @@ from sqlalchemy import delete, func, or_, select, update
 from bindings.domain.acts import Act
 from bindings.domain.binding import EventKind
 from bindings.store import events, sql, webhooks
+from bindings.store.column_types import Instant
+from bindings.store.one_row import one_row
 from bindings.store.schema import deliveries
 from bindings.store.schema import events as events_table
 from bindings.store.schema import webhooks as webhooks_table
@@ -106,11 +108,14 @@ def webhooks_with_work(connection: Connection, now: ColumnElement[datetime] | da
     return connection.execute(statement.order_by(webhooks_table.c.id)).scalars().all()
 
 
-def waiting_since(connection: Connection, now: ColumnElement[datetime] | datetime) -> datetime | None:
+@one_row(lambda behind, due: min((at for at in (behind, due) if at is not None), default=None), by_dialect=True)
+def waiting_since(now: ColumnElement[datetime], *, postgres: bool) -> Select[Any]:
     """Return since when an enabled webhook has an event or a delivery to be sent; None if there is none."""
-    behind = _first_after_cursor(events_table.c.at, postgres=sql.is_postgres(connection))
-    statement = select(behind, _first_due(deliveries.c.next_at, now)).where(webhooks_table.c.disabled_at.is_(None))
-    return min((at for row in connection.execute(statement) for at in row if at is not None), default=None)
+    behind = _first_after_cursor(events_table.c.at, postgres=postgres)
+    firsts = behind, _first_due(deliveries.c.next_at, now)
+    return select(*(func.min(first, type_=Instant) for first in firsts)).where(
+        webhooks_table.c.disabled_at.is_(None)
+    )
 
 
 # LIMIT 1 in index order keeps both subqueries to one step in an index, for any estimate of the planner.
@@ -312,15 +317,16 @@ def page(
     return [_to_delivery(row) for row in rows]
 
 
-def backlog(connection: Connection, *, limit: int) -> dict[DeliveryState, int]:
+@one_row(lambda pending, dead: {DeliveryState.PENDING: pending, DeliveryState.DEAD: dead})
+def backlog(*, limit: int) -> Select[Any]:
     """Return how many deliveries are pending and how many are dead; each is counted up to `limit`."""
     pending = (in_state(DeliveryState.PENDING),)
     dead = in_state(DeliveryState.DEAD), ~in_state(DeliveryState.PENDING)  # the second is the index's condition
-    counts = {}
-    for state, conditions in ((DeliveryState.PENDING, pending), (DeliveryState.DEAD, dead)):
-        rows = select(deliveries.c.webhook_id).where(*conditions).limit(limit).subquery()
-        counts[state] = connection.execute(select(func.count()).select_from(rows)).scalar_one()
-    return counts
+    rows = (
+        select(deliveries.c.webhook_id).where(*conditions).limit(sql.literal_number(limit)).subquery()
+        for conditions in (pending, dead)
+    )
+    return select(*(select(func.count()).select_from(of_state).scalar_subquery() for of_state in rows))
 
 
 def redeliver(tx: Transaction, delivery_id: str, caller: Caller) -> Delivery | None:

@@ -28,6 +28,7 @@ from sqlalchemy import (
     func,
     insert,
     literal_column,
+    null,
     select,
     text,
     tuple_,
@@ -40,6 +41,7 @@ from bindings.errors import Busy
 from bindings.store import sql, texts
 from bindings.store.column_types import BindingId, Detail
 from bindings.store.compiled import CompiledStatement
+from bindings.store.one_row import first_column, one_row
 from bindings.store.schema import account, bindings, events, refusals
 
 if TYPE_CHECKING:
@@ -403,12 +405,13 @@ def final_events(*, postgres: bool) -> Select[*tuple[Any, ...]]:
     return committed_events().where(events.c.tx < oldest_running())
 
 
-def oldest_not_final(connection: Connection) -> datetime | None:
+@one_row(first_column, by_dialect=True)
+def oldest_not_final(*, postgres: bool) -> Select[Any]:
     """Return when the oldest event was written that is not final yet; None if there is none."""
-    if not sql.is_postgres(connection):
-        return None
+    if not postgres:
+        return select(null())
     waiting = select(events.c.at).where(events.c.tx >= oldest_running())
-    return connection.execute(waiting.order_by(events.c.tx, events.c.position).limit(1)).scalar()
+    return waiting.order_by(events.c.tx, events.c.position).limit(1)
 
 
 def committed_events(*, since: datetime | None = None, until: datetime | None = None) -> Select[*tuple[Any, ...]]:

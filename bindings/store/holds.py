@@ -23,6 +23,7 @@ from bindings.sealing.facts import HOLD_FACTS, facts_hash, new_salt
 from bindings.store import account, events, sql
 from bindings.store import phones as stored_phones
 from bindings.store.column_types import Instant
+from bindings.store.one_row import one_row
 from bindings.store.schema import bindings
 from bindings.store.schema import holds as table
 from bindings.store.sql import to_json_value
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Connection, Row
+    from sqlalchemy import ColumnElement, Connection, Row, Select
 
     from bindings.domain.binding import Binding, Caller
     from bindings.domain.phone import Phone
@@ -114,7 +115,8 @@ def apps(connection: Connection, scope: str, now: datetime) -> set[str]:
     return set(connection.execute(statement).scalars())
 
 
-def count_orphans(connection: Connection, scope: str, now: datetime) -> tuple[int, int]:
+@one_row(lambda total, revenants: (total - revenants, revenants))
+def count_orphans(scope: str, now: ColumnElement[datetime]) -> Select[*tuple[Any, ...]]:
     """Return how many orphans and how many revenants hold phones at `now`."""
     is_origin = and_(bindings.c.id == table.c.origin_id, bindings.c.bind_id == table.c.bind_id)
     in_force = (
@@ -124,8 +126,7 @@ def count_orphans(connection: Connection, scope: str, now: datetime) -> tuple[in
         .distinct()
         .subquery()
     )
-    total, revenants = connection.execute(select(func.count(), func.count(in_force.c.origin))).one()
-    return total - revenants, revenants
+    return select(func.count(), func.count(in_force.c.origin))
 
 
 def with_bind_id(connection: Connection, app_id: str, bind_id: str, now: datetime) -> list[Hold]:

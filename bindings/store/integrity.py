@@ -23,9 +23,8 @@ _OF_POSTGRESQL = text(
     " WHERE relnamespace = (SELECT id FROM own)"
     " UNION ALL SELECT conname, convalidated FROM pg_constraint"
     " WHERE connamespace = (SELECT id FROM own) AND contype IN ('c', 'f')"
-)
-_PARTITIONS = text(
-    "SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid WHERE inhparent = CAST('events' AS regclass)"
+    " UNION ALL SELECT relname, NULL FROM pg_inherits JOIN pg_class ON oid = inhrelid"  # a partition
+    " WHERE inhparent = CAST('events' AS regclass)"
 )
 _OF_A_PARTITION = "uq_{}_binding_id_sequence", "uq_{}_terminal"  # see `partitions`
 _POSITIONS = text(
@@ -49,14 +48,14 @@ def missing(connection: Connection) -> Missing:
 
     SQLite: indexes alone. A constraint is a part of its table there, and cannot be removed.
     """
-    rows = connection.execute(_OF_POSTGRESQL if is_postgres(connection) else _OF_SQLITE)
+    rows = connection.execute(_OF_POSTGRESQL if is_postgres(connection) else _OF_SQLITE).all()
     valid = {row.name for row in rows if row.valid}
     guards = {str(index.name) for table in metadata.tables.values() for index in table.indexes if index.unique}
     indexes = {str(index.name) for table in metadata.tables.values() for index in table.indexes} - guards
     if is_postgres(connection):
         guards |= {str(constraint.name) for table in metadata.tables.values() for constraint in table.constraints}
         guards -= {pattern.format(events.name) for pattern in _OF_A_PARTITION}
-        partitions = connection.execute(_PARTITIONS).scalars().all()
+        partitions = [row.name for row in rows if row.valid is None]
         guards |= {pattern.format(name) for name in partitions for pattern in _OF_A_PARTITION}
     return Missing(guards=tuple(sorted(guards - valid)), indexes=tuple(sorted(indexes - valid)))
 

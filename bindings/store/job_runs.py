@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, select, update
 
 from bindings.store import account
+from bindings.store.one_row import first_column, one_row
 from bindings.store.schema import passes
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import ColumnElement, Connection, Select
 
     from bindings.store.database import Transaction
 
@@ -107,19 +108,18 @@ class Run:
     finished: bool
 
 
-def newest_run(connection: Connection, job: str, now: datetime) -> Run | None:
-    """Return the newest run of a job, or None if none is recorded."""
-    newest = (
-        select(passes.c.started_at, passes.c.finished_at)
-        .where(passes.c.task == job)
-        .order_by(passes.c.slot.desc())
-        .limit(1)
-    )
-    row = connection.execute(newest).one_or_none()
-    if row is None:
+def _to_run(started_at: datetime | None, finished_at: datetime | None, now: datetime) -> Run | None:
+    if started_at is None:
         return None
-    seconds = ((row.finished_at or now) - row.started_at).total_seconds()
-    return Run(seconds=max(0.0, seconds), finished=row.finished_at is not None)
+    seconds = ((finished_at or now) - started_at).total_seconds()
+    return Run(seconds=max(0.0, seconds), finished=finished_at is not None)
+
+
+@one_row(_to_run)
+def newest_run(job: str, now: ColumnElement[datetime]) -> Select[Any]:
+    """Return the newest run of a job, or None if none is recorded."""
+    newest = select(passes.c.started_at, passes.c.finished_at, now.label("now")).where(passes.c.task == job)
+    return newest.order_by(passes.c.slot.desc()).limit(1)
 
 
 def last_counts(connection: Connection, job: str) -> dict[str, Any]:
@@ -128,6 +128,7 @@ def last_counts(connection: Connection, job: str) -> dict[str, Any]:
     return connection.execute(finished.order_by(passes.c.slot.desc()).limit(1)).scalar() or {}
 
 
-def last_finished(connection: Connection, job: str) -> datetime | None:
+@one_row(first_column)
+def last_finished(job: str) -> Select[Any]:
     """Return when any replica last finished the job, or None if no finished run is recorded."""
-    return connection.execute(select(func.max(passes.c.finished_at)).where(passes.c.task == job)).scalar()
+    return select(func.max(passes.c.finished_at)).where(passes.c.task == job)

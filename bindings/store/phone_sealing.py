@@ -18,6 +18,7 @@ from bindings.domain.acts import Act
 from bindings.store import account as account_rows
 from bindings.store import events, job_runs, phones, replicas, schema_version
 from bindings.store import holds as hold_rows
+from bindings.store.one_row import one_row
 from bindings.store.phone_keys import BLIND, KeyNumbers, blind_prefix
 from bindings.store.reserve import request_digest
 from bindings.store.schema import SEALED_PHONES, account, holds, metadata
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Connection, Dialect, Row, Table
+    from sqlalchemy import ColumnElement, Connection, Dialect, Row, Select, Table
 
     from bindings.domain.binding import Caller
     from bindings.store.database import Transaction
     from bindings.store.phone_keys import PhoneKeys
+    from bindings.store.read_once import Reads
 
 BATCH = 500
 JOB = "phones"  # its row in `passes`, which has how far the conversion is
@@ -68,17 +70,17 @@ class PhoneStatus:
     checks: dict[str, str]
 
 
-def status(connection: Connection) -> PhoneStatus:
+def _to_status(
+    index_key: int | None, data_key: int | None, sealed_at: datetime | None, checks: dict[str, str] | None
+) -> PhoneStatus:
+    return PhoneStatus(numbers=KeyNumbers(index_key, data_key), sealed_at=sealed_at, checks=checks or {})
+
+
+@one_row(_to_status)
+def status() -> Select[Any]:
     """Return what `account` records about phones."""
     columns = ("phone_index_key", "phone_data_key", "phones_sealed_at", "phone_key_checks")
-    row = connection.execute(select(*(account.c[name] for name in columns))).one_or_none()
-    if row is None:
-        return PhoneStatus(numbers=KeyNumbers(None, None), sealed_at=None, checks={})
-    return PhoneStatus(
-        numbers=KeyNumbers(row.phone_index_key, row.phone_data_key),
-        sealed_at=row.phones_sealed_at,
-        checks=row.phone_key_checks or {},
-    )
+    return select(*(account.c[name] for name in columns))
 
 
 def switch(tx: Transaction, keys: PhoneKeys, numbers: KeyNumbers, caller: Caller) -> None:
@@ -146,15 +148,15 @@ def record_rows_left(tx: Transaction, rows: int, replica: str) -> None:
     job_runs.record_progress(tx, JOB, replica, {"left": rows}, finished=rows == 0)
 
 
-def left_to_convert(connection: Connection) -> int:
+def left_to_convert(database: Reads) -> int:
     """Return how many rows were left to convert when the conversion last counted them; reads no row of them.
 
     0 if none is to be converted.
     """
-    current = status(connection)
+    current = database.read(status)
     if current.numbers.index is None or current.sealed_at is not None:
         return 0
-    return int(job_runs.progress(connection, JOB).get("left", 0))
+    return int(database.read(job_runs.progress, JOB).get("left", 0))
 
 
 def counts(connection: Connection, keys: Sequence[str]) -> dict[str, PhoneCount]:

@@ -6,16 +6,17 @@ import hashlib
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import case, literal, select, text
+from sqlalchemy import Boolean, Text, case, literal, literal_column, select, text
 
 from bindings.store import sql
 from bindings.store.grants import FUNCTION, RIGHTS, SEQUENCE
+from bindings.store.one_row import first_column, one_row
 from bindings.store.schema import account
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Select
 
 _FIRST_INSTANT, _LAST_INSTANT = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 
@@ -67,9 +68,10 @@ _POSTGRESQL = text(
     " AND (NOT relispartition OR EXISTS (SELECT 1 FROM pg_inherits WHERE inhrelid = pg_class.oid"
     " AND inhparent = CAST('events' AS regclass)))"
 )
-# In the schema of the tables, and in those of the search_path: a call may mean another function of this name.
-_FUNCTIONS = text(
-    "SELECT proname, string_agg(concat_ws(' ', pg_get_function_arguments(pg_proc.oid), proretset,"
+# Functions in the schema of the tables, and in those of the search_path: a call may mean another one of this name.
+_TRIGGER_CONTEXT = text(
+    "SELECT 'function' AS kind, proname AS name,"
+    " string_agg(concat_ws(' ', pg_get_function_arguments(pg_proc.oid), proretset,"
     " format_type(prorettype, NULL), lanname, provolatile, prosecdef, array_to_string(proconfig, ','), prosrc),"
     " ' ' ORDER BY pg_proc.oid) AS definition"
     " FROM (SELECT set_config('quote_all_identifiers', 'off', true)) AS unquoted CROSS JOIN pg_proc"
@@ -77,16 +79,22 @@ _FUNCTIONS = text(
     " WHERE (pronamespace = (SELECT relnamespace FROM pg_class WHERE oid = CAST('bindings' AS regclass))"
     " OR pg_function_is_visible(pg_proc.oid))"
     " AND proname = ANY (CAST(:names AS text[])) GROUP BY proname"
+    " UNION ALL SELECT 'partition', relname, NULL FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
+    " WHERE inhparent = CAST('events' AS regclass)"
+    " UNION ALL SELECT 'setting', 'session_replication_role', current_setting('session_replication_role')"
+    " ORDER BY name"
 )
-_REPLICATION_ROLE = text("SELECT current_setting('session_replication_role')")
 REPLICA = "replica"
-_PARTITIONS = text(
-    "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid"
-    " WHERE inhparent = CAST('events' AS regclass) ORDER BY relname"
-)
-_ROLE = text(
-    "SELECT current_user AS name, pg_has_role(relowner, 'USAGE') AS owner FROM pg_class"
-    " WHERE oid = CAST('bindings' AS regclass)"
+_ROLE: Select[*tuple[Any, ...]] = select(
+    literal_column("current_user", Text).label("name"),
+    literal_column(
+        "(SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = CAST('bindings' AS regclass))", Boolean
+    ).label("owner"),
+    literal_column(
+        "ARRAY(SELECT CAST(relname AS text) FROM pg_class WHERE relkind IN ('r', 'p') AND row_security_active(oid)"
+        " AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = CAST('bindings' AS regclass))"
+        " ORDER BY relname)"
+    ).label("filtered"),
 )
 _COLUMN_RIGHTS = text(
     "SELECT relname, attname, has_column_privilege(pg_class.oid, attnum, 'INSERT') AS can_insert,"
@@ -102,23 +110,27 @@ _TABLE_RIGHTS = text(
     " OR pg_class.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = CAST('events' AS regclass)))"
     " AND has_table_privilege(pg_class.oid, privilege)"
 )
-_FILTERED = text(
-    "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND row_security_active(oid) AND relnamespace ="
-    " (SELECT relnamespace FROM pg_class WHERE oid = CAST('bindings' AS regclass)) ORDER BY relname"
+_FURTHER_RIGHTS = text(
+    "SELECT has_sequence_privilege(:sequence, 'UPDATE') AS may_update,"
+    " coalesce(has_function_privilege(to_regproc(:function), 'EXECUTE'), false) AS may_execute"
 )
-_FUNCTION_RIGHT = text("SELECT coalesce(has_function_privilege(to_regproc(:function), 'EXECUTE'), false)")
-_SEQUENCE_RIGHT = text("SELECT has_sequence_privilege(:sequence, 'UPDATE')")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Role:
+    """The role of this connection (PostgreSQL), and whether it may act as the owner of the tables."""
+
+    name: str
+    owner: bool
+    filtered: tuple[str, ...]  # the tables of which row-level security may hide rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoleRights:
     """The rights of the role of this connection (PostgreSQL), compared with those of the application's role."""
 
-    role: str
-    owner: bool
     excess: tuple[str, ...]
     missing: tuple[str, ...]
-    filtered: tuple[str, ...]  # the tables of which row-level security may hide rows
 
 
 def trigger_faults(connection: Connection) -> list[str]:
@@ -150,19 +162,39 @@ def digests_of_postgresql(connection: Connection) -> dict[tuple[str, str], tuple
     return triggers
 
 
-def function_digests(connection: Connection) -> dict[str, str]:
-    """Return the digest of each function that a bind calls, by name (PostgreSQL)."""
-    rows = connection.execute(_FUNCTIONS, {"names": list(FUNCTIONS_OF_POSTGRESQL)})
-    return {row.proname: hashlib.sha256(row.definition.encode()).hexdigest()[:DIGEST_LENGTH] for row in rows}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TriggerContext:
+    """What the protection depends on beside the triggers (PostgreSQL).
+
+    `functions` are the digests of those that a bind calls, by name; `partitions` are those of the events.
+    """
+
+    functions: dict[str, str]
+    partitions: list[str]
+    replication_role: str
+
+
+def trigger_context(connection: Connection) -> TriggerContext:
+    """Return what the protection depends on beside the triggers, in one statement (PostgreSQL)."""
+    rows = connection.execute(_TRIGGER_CONTEXT, {"names": list(FUNCTIONS_OF_POSTGRESQL)}).all()
+    of_kind = {kind: [row for row in rows if row.kind == kind] for kind in ("function", "partition", "setting")}
+    return TriggerContext(
+        functions={
+            row.name: hashlib.sha256(row.definition.encode()).hexdigest()[:DIGEST_LENGTH]
+            for row in of_kind["function"]
+        },
+        partitions=[row.name for row in of_kind["partition"]],
+        replication_role=of_kind["setting"][0].definition,
+    )
 
 
 def _faults_of_postgresql(connection: Connection) -> list[str]:
     triggers = digests_of_postgresql(connection)
-    partitions = connection.execute(_PARTITIONS).scalars().all()
+    context = trigger_context(connection)
     faults = []
     for name, expected in TRIGGERS_OF_POSTGRESQL.items():
         table, _, trigger = name.partition(".")
-        for relation in (table, *(partitions if table == EVENTS else ())):
+        for relation in (table, *(context.partitions if table == EVENTS else ())):
             present, enabled = triggers.get((relation, trigger), (None, True))
             if present is None:
                 faults.append(f"{trigger} on {relation} is missing")
@@ -170,25 +202,24 @@ def _faults_of_postgresql(connection: Connection) -> list[str]:
                 faults.append(f"{trigger} on {relation} is changed")
             elif not enabled:
                 faults.append(f"{trigger} on {relation} is disabled")
-    if connection.execute(_REPLICATION_ROLE).scalar() == REPLICA:
+    if context.replication_role == REPLICA:
         faults.append("none fires on the connections of this process: their session_replication_role is replica")
-    functions = function_digests(connection)
     return faults + [
-        f"the function {name} is {'changed' if name in functions else 'missing'}"
+        f"the function {name} is {'changed' if name in context.functions else 'missing'}"
         for name, expected in FUNCTIONS_OF_POSTGRESQL.items()
-        if functions.get(name) != expected
+        if context.functions.get(name) != expected
     ]
 
 
-def maintenance_until(connection: Connection) -> datetime | None:
+@one_row(first_column)
+def maintenance_until() -> Select[Any]:
     """Return until when the triggers let what was asked for be changed, or None if no end is set.
 
     An infinite instant, which Python does not have, is the last one; a negative one is none.
     """
     column = account.c.maintenance_until
     until = case((column > _LAST_INSTANT, literal(_LAST_INSTANT, column.type)), else_=column)
-    result: datetime | None = connection.execute(select(until).where(column > _FIRST_INSTANT)).scalar()
-    return result
+    return select(until).where(column > _FIRST_INSTANT)
 
 
 def is_maintained(connection: Connection) -> bool:
@@ -197,28 +228,29 @@ def is_maintained(connection: Connection) -> bool:
     return until is not None and until > datetime.now(UTC)
 
 
+@one_row(lambda name, owner, filtered: Role(name=name, owner=owner, filtered=tuple(filtered)))
+def role() -> Select[*tuple[Any, ...]]:
+    """Return the role of this connection (PostgreSQL)."""
+    return _ROLE
+
+
 def role_rights(connection: Connection) -> RoleRights:
     """Compare the rights of this connection's role with those of the application's (PostgreSQL)."""
-    role = connection.execute(_ROLE).one()
     tables = {"tables": list(RIGHTS)}
     columns = connection.execute(_COLUMN_RIGHTS, tables).all()
     present = {f"{row.privilege} on {row.relname}" for row in connection.execute(_TABLE_RIGHTS, tables)}
     present |= {f"INSERT of {row.relname}.{row.attname}" for row in columns if row.can_insert}
     present |= {f"UPDATE of {row.relname}.{row.attname}" for row in columns if row.can_update}
-    if connection.execute(_SEQUENCE_RIGHT, {"sequence": SEQUENCE}).scalar():
-        present.add(f"UPDATE of {SEQUENCE}")
+    further_rights = connection.execute(_FURTHER_RIGHTS, {"sequence": SEQUENCE, "function": FUNCTION}).one()
+    present |= {f"UPDATE of {SEQUENCE}"} if further_rights.may_update else set()
     granted = {f"EXECUTE on {FUNCTION}"}
-    if connection.execute(_FUNCTION_RIGHT, {"function": FUNCTION}).scalar():
-        present |= granted
+    present |= granted if further_rights.may_execute else set()
     for table, rights in RIGHTS.items():
         own = [row.attname for row in columns if row.relname == table]
         granted |= {f"SELECT on {table}"} | ({f"DELETE on {table}"} if rights.delete else set())
         granted |= {f"INSERT of {table}.{name}" for name in (own if rights.insert is None else rights.insert)}
         granted |= {f"UPDATE of {table}.{name}" for name in rights.update}
     return RoleRights(
-        role=role.name,
-        owner=role.owner,
         excess=tuple(sorted(present - granted)),
         missing=tuple(sorted(granted - present)),
-        filtered=tuple(connection.execute(_FILTERED).scalars()),
     )

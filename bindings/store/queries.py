@@ -14,7 +14,7 @@ from datetime import timedelta
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import String, and_, bindparam, func, not_, null, or_, select, type_coerce, union_all
+from sqlalchemy import String, and_, bindparam, case, func, not_, null, or_, select, type_coerce, union_all
 
 from bindings.domain.binding import EventKind, Mode, Reason, State
 from bindings.domain.serialization import batches
@@ -31,6 +31,7 @@ from bindings.store.bindings import (
 )
 from bindings.store.column_types import Instant
 from bindings.store.compiled import CompiledStatement
+from bindings.store.one_row import first_column, one_row
 from bindings.store.schema import bindings
 from bindings.store.schema import events as events_table
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, CompoundSelect, Connection, Dialect, ScalarSelect, Select
+    from sqlalchemy import CTE, ColumnElement, CompoundSelect, Connection, Dialect, ScalarSelect, Select
     from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
     from bindings.domain.binding import Binding, Event
@@ -296,13 +297,7 @@ def doubts(
     after: tuple[datetime, str] | None = None,
 ) -> list[Binding]:
     """Return bindings whose outcome is open, oldest first: in doubt, unsettled, or with an unconfirmed unbind."""
-    conditions = (
-        and_(in_state(State.IN_DOUBT), bindings.c.waits_for.is_(None)),
-        and_(in_state(State.PENDING), bindings.c.settle_by <= now, bindings.c.waits_for.is_(None)),
-        _is_unbinding(),
-    )
-    # MATERIALIZED: otherwise a planner may search the whole history, oldest first, for such rows.
-    candidates = sql.materialized(*(select(*COLUMNS).where(condition) for condition in conditions))
+    candidates = _doubts(now, COLUMNS)
     order = candidates.c.requested_at, candidates.c.id
     statement = select(candidates).order_by(*order).limit(limit)
     if after is not None:
@@ -310,11 +305,33 @@ def doubts(
     return run(connection, statement)
 
 
-def longest_overdue(connection: Connection, now: ColumnElement[datetime]) -> datetime | None:
+def _doubts(now: ColumnElement[datetime], columns: Sequence[ColumnElement[Any]]) -> CTE:
+    conditions = (
+        and_(in_state(State.IN_DOUBT), bindings.c.waits_for.is_(None)),
+        and_(in_state(State.PENDING), bindings.c.settle_by <= now, bindings.c.waits_for.is_(None)),
+        _is_unbinding(),
+    )
+    # MATERIALIZED: otherwise a planner may search the whole history, oldest first, for such rows.
+    return sql.materialized(*(select(*columns).where(condition) for condition in conditions))
+
+
+@one_row(lambda count, oldest: (count, oldest))
+def count_doubts(now: ColumnElement[datetime], *, limit: int) -> Select[*tuple[Any, ...]]:
+    """Return how many bindings `doubts` has, counted up to `limit`, and since when the oldest outcome is open."""
+    columns = (bindings.c[name] for name in ("id", "state", "requested_at", "unbind_requested_at"))
+    candidates = _doubts(now, tuple(columns))
+    oldest = select(candidates).order_by(candidates.c.requested_at, candidates.c.id)
+    oldest_doubts = oldest.limit(sql.literal_number(limit)).subquery()
+    is_unbinding = and_(oldest_doubts.c.state == State.ACTIVE, oldest_doubts.c.unbind_requested_at.is_not(None))
+    opened_at = case((is_unbinding, oldest_doubts.c.unbind_requested_at), else_=oldest_doubts.c.requested_at)
+    return select(func.count(), func.min(opened_at, type_=Instant)).select_from(oldest_doubts)
+
+
+@one_row(first_column)
+def longest_overdue(now: ColumnElement[datetime]) -> Select[*tuple[Any, ...]]:
     """Return the oldest end of a binding that is over and still recorded as active, or None if there is none."""
     overdue = in_state(State.ACTIVE), bindings.c.expires_at <= now
-    statement = select(func.min(bindings.c.expires_at, type_=Instant)).where(*overdue)
-    return connection.execute(statement).scalar()
+    return select(func.min(bindings.c.expires_at, type_=Instant)).where(*overdue)
 
 
 def unbinding(connection: Connection, *, limit: int) -> list[Binding]:
@@ -329,16 +346,13 @@ def releases_owed(connection: Connection, now: datetime, *, limit: int) -> list[
     return run(connection, statement)
 
 
-def count_releases_owed(
-    connection: Connection, now: ColumnElement[datetime], *, limit: int
-) -> tuple[int, datetime | None]:
+@one_row(lambda count, oldest: (count, oldest))
+def count_releases_owed(now: ColumnElement[datetime], *, limit: int) -> Select[*tuple[Any, ...]]:
     """Return how many expired bindings the provider may still hold, up to `limit`, and their earliest end."""
     # Without the order of the index a planner may look for them in the whole table.
     by_end = select(bindings.c.ended_at).where(release_owed(now)).order_by(bindings.c.provider_expires_at)
-    expired = by_end.limit(limit).subquery()
-    count, ended_at = func.count(), func.min(expired.c.ended_at, type_=Instant)
-    row = connection.execute(select(count, ended_at).select_from(expired)).one()
-    return row[0], row[1]
+    expired = by_end.limit(sql.literal_number(limit)).subquery()
+    return select(func.count(), func.min(expired.c.ended_at, type_=Instant)).select_from(expired)
 
 
 def is_bind_id_used_again(connection: Connection, binding: Binding) -> bool:
@@ -459,41 +473,35 @@ def _apps_with_bind_ids() -> Select[Any]:
 _APPS_WITH_BIND_IDS = _apps_with_bind_ids()
 
 
-def newest_calls(connection: Connection, *, limit: int) -> list[tuple[datetime, datetime, datetime]]:
-    """Return (requested_at, sent_at, answered_at) of those of the newest `limit` binds that were answered.
-
-    An adopted binding was not: its `answered_at`, after `settle_by`, is when a scan saw it.
-    """
-    newest = (
-        select(bindings.c.requested_at, bindings.c.sent_at, bindings.c.answered_at, bindings.c.settle_by)
-        .order_by(bindings.c.requested_at.desc(), bindings.c.id.desc())
-        .limit(limit)
-    )
-    rows = connection.execute(newest).all()
-    return [
-        (row.requested_at, row.sent_at, row.answered_at)
-        for row in rows
-        if row.answered_at and row.sent_at and row.answered_at < row.settle_by
-    ]
-
-
 class Outcome(NamedTuple):
-    """How a bind ended, or is now."""
+    """When a bind was requested, sent and answered, and how it ended or is now."""
 
+    requested_at: datetime
+    sent_at: datetime | None
+    answered_at: datetime | None
+    settle_by: datetime
     state: State
     provider_status: str | None
     reason: str | None
 
+    @property
+    def response_s(self) -> float | None:
+        """Return how long the provider took to answer; None if it did not answer.
 
-def newest_outcomes(connection: Connection, *, since: datetime, limit: int) -> list[Outcome]:
-    """Return how the newest `limit` binds requested at or after `since` ended."""
-    statement = (
-        select(bindings.c.state, bindings.c.provider_status, bindings.c.reason)
-        .where(bindings.c.requested_at >= since)
-        .order_by(bindings.c.requested_at.desc(), bindings.c.id.desc())
-        .limit(limit)
-    )
-    return [Outcome(State(row.state), row.provider_status, row.reason) for row in connection.execute(statement)]
+        That of an adopted binding is not known: its `answered_at`, after `settle_by`, is when a scan saw it.
+        """
+        if self.sent_at is None or self.answered_at is None or self.answered_at >= self.settle_by:
+            return None
+        return (self.answered_at - self.sent_at).total_seconds()
+
+
+_OUTCOME_COLUMNS = tuple(bindings.c[name] for name in Outcome._fields)
+
+
+def newest_outcomes(connection: Connection, *, limit: int) -> list[Outcome]:
+    """Return how the newest `limit` binds ended, the newest first."""
+    newest = select(*_OUTCOME_COLUMNS).order_by(bindings.c.requested_at.desc(), bindings.c.id.desc()).limit(limit)
+    return [Outcome(*row)._replace(state=State(row.state)) for row in connection.execute(newest)]
 
 
 def open_apps(connection: Connection) -> list[str]:

@@ -15,6 +15,7 @@ from bindings.domain.binding import EventKind, Holder, Mode, RefusedBind, State
 from bindings.store import account, events, phones, sql
 from bindings.store.bindings import PHONES
 from bindings.store.compiled import CompiledStatement
+from bindings.store.one_row import first_column, one_row
 from bindings.store.phone_keys import PLAIN, keys_of
 from bindings.store.reserve import seconds_until
 from bindings.store.schema import bindings, refusals
@@ -22,7 +23,7 @@ from bindings.store.schema import events as events_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from sqlalchemy import ColumnElement, Connection, Row, Select
 
@@ -81,11 +82,15 @@ def record(
     return True
 
 
-def count_account_refusals(connection: Connection, *, since: datetime, limit: int) -> int:
-    """Return how many binds at or after `since` were refused because the account was, counted up to `limit`."""
+@one_row(first_column, by_dialect=True)
+def count_account_refusals(
+    now: ColumnElement[datetime], *, period: timedelta, limit: int, postgres: bool
+) -> Select[Any]:
+    """Return how many binds of a period until now were refused because the account was, counted up to `limit`."""
+    since = sql.earlier(now, period, postgres=postgres)
     refused = select(refusals.c.id).where(refusals.c.at >= since, refusals.c.held_by.is_(None))
-    newest = refused.order_by(refusals.c.at.desc(), refusals.c.id.desc()).limit(limit).subquery()
-    return connection.execute(select(func.count()).select_from(newest)).scalar_one()
+    newest = refused.order_by(refusals.c.at.desc(), refusals.c.id.desc()).limit(sql.literal_number(limit))
+    return select(func.count()).select_from(newest.subquery())
 
 
 def _exists(connection: Connection, refusal_id: str) -> bool:

@@ -20,11 +20,13 @@ from bindings.store.sql import is_postgres
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from bindings.store.database import Database
+    from bindings.store.read_once import Reads
 
 _OWN_REVISION = re.compile(r"\d{4}")
 _SCHEMA_IN_USE = text(
-    "SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+    "SELECT nspname, EXISTS (SELECT FROM pg_class AS version WHERE version.relname = 'alembic_version'"
+    " AND version.relnamespace = pg_namespace.oid AND version.relkind IN ('r', 'p')) AS has_version"
+    " FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
     " WHERE pg_class.oid = to_regclass('schema_info')"
 )
 _SCHEMA_AFTER = text(
@@ -107,39 +109,45 @@ class SchemaVersion:
             raise SchemaOutOfDate(f"the database schema is {self.describe()}; {self.remedy()}")
 
 
-def read(database: Database) -> SchemaVersion:
+def read(database: Reads) -> SchemaVersion:
     """Return the version of the database's schema. `Busy` if the database does not answer."""
+    return database.read(_read)
 
-    def query(connection: Connection) -> SchemaVersion:
-        revisions: list[Any] = []
-        schema = _schema_in_use(connection)
-        if connection.dialect.has_table(connection, "alembic_version", schema=schema):
-            version_table = table("alembic_version", column("version_num"), schema=schema)
-            revisions = sorted(connection.execute(select(version_table.c.version_num)).scalars())
-        if len(revisions) > 1:
-            sentence = f"not clear: alembic_version has the rows {', '.join(revisions)}"
-            todo = "delete the rows that are wrong: the tables are at the last revision of schema_info"
+
+def _read(connection: Connection) -> SchemaVersion:
+    revisions: list[Any] = []
+    schema, has_version = _schema_in_use(connection)
+    if has_version:
+        version_table = table("alembic_version", column("version_num"), schema=schema)
+        revisions = sorted(connection.execute(select(version_table.c.version_num)).scalars())
+    if len(revisions) > 1:
+        sentence = f"not clear: alembic_version has the rows {', '.join(revisions)}"
+        todo = "delete the rows that are wrong: the tables are at the last revision of schema_info"
+        return SchemaVersion(revision=None, fault=(sentence, todo))
+    revision = revisions[0] if revisions else None
+    if revision is None and is_postgres(connection):
+        denied = connection.execute(_SCHEMA_WITHOUT_USAGE).scalar()
+        if denied is not None:
+            sentence = f"not readable: the user of {URL_VARIABLE} may not use the schema {denied}"
+            todo = f"run the SQL of `bindings db grants`, and GRANT USAGE ON SCHEMA {denied} TO ..."
             return SchemaVersion(revision=None, fault=(sentence, todo))
-        revision = revisions[0] if revisions else None
-        if revision is None and is_postgres(connection):
-            denied = connection.execute(_SCHEMA_WITHOUT_USAGE).scalar()
-            if denied is not None:
-                sentence = f"not readable: the user of {URL_VARIABLE} may not use the schema {denied}"
-                todo = f"run the SQL of `bindings db grants`, and GRANT USAGE ON SCHEMA {denied} TO ..."
-                return SchemaVersion(revision=None, fault=(sentence, todo))
-        version = SchemaVersion(revision=revision)
-        if not version.newer:
-            return version
-        readable_from = select(schema_info.c.readable_from).where(schema_info.c.revision == revision)
-        return SchemaVersion(revision=revision, readable_from=connection.execute(readable_from).scalar())
-
-    return database.read(query)
+    version = SchemaVersion(revision=revision)
+    if not version.newer:
+        return version
+    readable_from = select(schema_info.c.readable_from).where(schema_info.c.revision == revision)
+    return SchemaVersion(revision=revision, readable_from=connection.execute(readable_from).scalar())
 
 
-def _schema_in_use(connection: Connection) -> str | None:
-    """Return the schema whose tables the statements of this connection use, or would use once they exist."""
-    in_use = connection.execute(_SCHEMA_IN_USE).scalar() if is_postgres(connection) else None
-    return in_use or connection.dialect.default_schema_name
+def _schema_in_use(connection: Connection) -> tuple[str | None, bool]:
+    """Return the schema whose tables the statements of this connection use, or would use once they exist.
+
+    Also returns whether it has a version.
+    """
+    in_use = connection.execute(_SCHEMA_IN_USE).one_or_none() if is_postgres(connection) else None
+    if in_use is not None:
+        return in_use.nspname, in_use.has_version
+    schema = connection.dialect.default_schema_name
+    return schema, connection.dialect.has_table(connection, "alembic_version", schema=schema)
 
 
 def require_own_tables(connection: Connection) -> None:

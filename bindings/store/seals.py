@@ -28,6 +28,7 @@ from bindings.store.column_types import BindingId, BlindIndex, Instant
 from bindings.store.events import PARTITION_SPAN, after_position, oldest_running, retention_position, unreadable
 from bindings.store.holds import COLUMNS as HOLD_COLUMNS
 from bindings.store.holds import hold_facts, to_hold
+from bindings.store.one_row import first_column, one_row
 from bindings.store.reserve import request_digest
 from bindings.store.schema import account, bindings, events, exports, holds, keys, texts, webhooks
 from bindings.store.schema import seals as table
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from bindings.store.phone_keys import DataKey
 
 _COLUMNS = sql.columns(table, Seal)
+_NAMES = tuple(column.name for column in _COLUMNS)
 KEY_COLUMNS = ("idempotency_key", "duplicate_key", "freed_key")
 MAX_ACTS = 200  # that are looked at; the limit of retention moves once a day
 _SECRET = {"url", "secret", "old_secret"}
@@ -66,10 +68,10 @@ _BINDING_COLUMNS = tuple(bindings.c[name] if name in _TYPED else _raw(bindings.c
 _BINDING_INSTANTS = tuple(name for name in _PUBLIC if isinstance(bindings.c[name].type, Instant))
 
 
-def last(connection: Connection) -> Seal | None:
+@one_row(lambda *values: None if values[0] is None else Seal(**dict(zip(_NAMES, values, strict=True))))
+def last() -> Select[Any]:
     """Return the last seal, or None if there is none."""
-    row = connection.execute(select(*_COLUMNS).order_by(table.c.number.desc()).limit(1)).one_or_none()
-    return None if row is None else sql.record(Seal, row)
+    return select(*_COLUMNS).order_by(table.c.number.desc()).limit(1)
 
 
 def is_reached(connection: Connection, seal: Seal) -> bool:
@@ -115,18 +117,18 @@ def _feed() -> Select[*tuple[Any, ...]]:
     return select(*_EVENT_COLUMNS).order_by(events.c.tx, events.c.position)
 
 
-def oldest_unsealed(connection: Connection) -> datetime | None:
+@one_row(first_column, by_dialect=True)
+def oldest_unsealed(*, postgres: bool) -> Select[Any]:
     """Return when the oldest committed event after the last seal was written; None if all are sealed or none is.
 
     Also an event that is not final yet: an open transaction must not delay the seals unseen. `sealed` events do
     not count: they wait for others.
     """
-    newest = last(connection)
-    if newest is None:
-        return None
-    after = after_position(newest.end, postgres=sql.is_postgres(connection))
+    newest = select(table.c.to_tx, table.c.to_position).order_by(table.c.number.desc()).limit(1)
+    of_end = newest.with_only_columns(table.c.to_tx), newest.with_only_columns(table.c.to_position)
+    after = after_position((of_end[0].scalar_subquery(), of_end[1].scalar_subquery()), postgres=postgres)
     statement = select(events.c.at).where(after, events.c.kind != EventKind.SEALED)
-    return connection.execute(statement.order_by(events.c.tx, events.c.position).limit(1)).scalar()
+    return statement.order_by(events.c.tx, events.c.position).limit(1)
 
 
 def end_up_to(connection: Connection, position: int) -> int | None:

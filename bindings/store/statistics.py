@@ -21,6 +21,7 @@ from bindings.domain.binding import EventKind, Reason
 from bindings.store import pools, sql
 from bindings.store.column_types import Detail, Instant
 from bindings.store.events import REFUSAL_ID, after_position, final_events
+from bindings.store.one_row import first_column, one_row
 from bindings.store.schema import bind_counts, bindings, pool_levels, refusals, tallies, tally_marks
 from bindings.store.schema import events as events_table
 
@@ -307,9 +308,10 @@ def newest_examples(
     return [example for examples in rows for example in examples][:limit]
 
 
-def counted_to(connection: Connection) -> datetime | None:
+@one_row(first_column)
+def counted_to() -> Select[Any]:
     """Return up to when all committed events are counted, or None before the first run of the job."""
-    return connection.execute(select(tally_marks.c.counted_to)).scalar()
+    return select(tally_marks.c.counted_to)
 
 
 def delete_old(tx: Transaction) -> None:

@@ -25,6 +25,7 @@ from bindings.domain.budget import Budget
 from bindings.errors import BindingsError, PhoneInUse, PhoneInUseAtProvider
 from bindings.monitoring.check import Level
 from bindings.monitoring.health_metrics import health_metrics
+from bindings.monitoring.health_reads import reads_of_all
 from bindings.provider import statuses
 from bindings.provider.circuit import CALLS
 from bindings.webhooks.sender import RESULTS
@@ -164,7 +165,8 @@ class Metrics:
         """
         self._refreshed_at = time.monotonic()
         try:
-            self._gauges.set_database(health_metrics(service.runtime))
+            runtime = service.runtime
+            self._gauges.set_database(health_metrics(runtime, reads_of_all(runtime.database, runtime.settings)))
         except BindingsError:
             self._gauges.mark_database_down()
 

@@ -812,14 +812,14 @@ BUGS: tuple[Bug, ...] = (
     ),
     bug(
         "waiting_successor_in_doubt_is_listed",
-        "bindings.store.queries:doubts",
+        "bindings.store.queries:_doubts",
         insert_before(calls("materialized"), "conditions = (in_state(State.IN_DOUBT), *conditions[1:])"),
         tests=REPLACE_RACES,
         detected_by="takes_a_waiting_successor and sqlite",
     ),
     bug(
         "overdue_successor_is_listed_as_unsettled",
-        "bindings.store.queries:doubts",
+        "bindings.store.queries:_doubts",
         insert_before(
             calls("materialized"),
             "conditions = (conditions[0], and_(in_state(State.PENDING), bindings.c.settle_by <= now))",

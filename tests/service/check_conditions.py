@@ -45,7 +45,7 @@ FUNCTIONS = {
     "lifecycle/clock_monitor.py": ("bind_error", "_cause", "remedy"),
     "store/schema_version.py": ("describe", "remedy"),
     "provider/circuit.py": ("describe", "_repeatable"),
-    "web/api/ops_routes.py": ("_process_checks",),
+    "web/api/ops_routes.py": ("process_checks",),
     "jobs/phone_sealing.py": ("next_step",),
     "monitoring/statistics.py": ("forecast", "_trend"),
 }

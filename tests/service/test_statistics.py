@@ -9,17 +9,19 @@ import pytest
 from sqlalchemy import insert, select
 
 from bindings import errors
-from bindings.domain.binding import EventKind
+from bindings.domain.binding import EventKind, State
 from bindings.jobs.registry import EXPIRE, RECONCILE
 from bindings.jobs.runner import JobRunner
 from bindings.jobs.statistics import update_statistics
 from bindings.lifecycle.resolution_times import next_scan
 from bindings.monitoring.bind_outcomes import ALL_BINDS, BindFilter, Outcomes, outcomes_by_app, outcomes_by_pool
 from bindings.monitoring.chart_range import TimeRange, range_between
+from bindings.monitoring.health_reads import reads_of_all
 from bindings.monitoring.overview import build_overview, latency
 from bindings.monitoring.statistics import event_statistics, forecast, pool_forecasts
 from bindings.store import replicas, statistics
 from bindings.store.pools import Pool
+from bindings.store.queries import Outcome
 from bindings.store.schema import bind_counts
 from bindings.store.schema import events as events_table
 from bindings.store.schema import pools as pools_table
@@ -27,6 +29,7 @@ from bindings.store.schema import tallies as tallies_table
 from tests.service.harness import A, B, C, D, E, F, G, H, feed_has_caught_up, in_threads
 
 if TYPE_CHECKING:
+    from bindings.monitoring.overview import Overview
     from bindings.monitoring.statistics import EventStatistics
     from tests.service.harness import ServiceHarness
 
@@ -256,14 +259,19 @@ def test_forecast_summarizes_use_and_trend(
     assert result.needs_attention is needs_attention
 
 
+def _overview(harness: ServiceHarness) -> Overview:
+    runtime = harness.service.runtime
+    return build_overview(runtime, reads_of_all(runtime.database, runtime.settings))
+
+
 def test_overview_shows_replicas_provider_latency_and_next_scan(harness: ServiceHarness) -> None:
     assert next_scan(harness.service.runtime) is None
-    assert build_overview(harness.service.runtime).latency is None
+    assert _overview(harness).latency is None
     harness.bind(A, B)
     harness.database.write(replicas.record)
     JobRunner(harness.service.runtime).run(EXPIRE)
     JobRunner(harness.service.runtime).run_once_per_period(RECONCILE, 300)
-    overview = build_overview(harness.service.runtime)
+    overview = _overview(harness)
     assert [replica.name for replica in overview.replicas] == [harness.service.runtime.replica]
     assert overview.latency is not None
     assert overview.latency.calls == 1
@@ -280,7 +288,7 @@ def test_latency_does_not_count_a_binding_that_a_scan_adopted(harness: ServiceHa
     harness.clock.advance(400)
     assert harness.service.reconcile().adopted == 1
     for _ in range(2):
-        shown = build_overview(harness.service.runtime).latency
+        shown = _overview(harness).latency
         assert shown is not None
         assert (shown.calls, shown.p99_s < 60) == (1, True)
         harness.service.unbind(str(unknown.value.binding_id))
@@ -288,7 +296,18 @@ def test_latency_does_not_count_a_binding_that_a_scan_adopted(harness: ServiceHa
 
 def test_latency_percentiles_of_answered_calls_are_exact(harness: ServiceHarness) -> None:
     now = harness.clock()
-    calls = [(now, now, now + timedelta(milliseconds=ms)) for ms in range(1, 101)]
-    result = latency(calls)
+    outcomes = [
+        Outcome(
+            requested_at=now,
+            sent_at=now,
+            answered_at=now + timedelta(milliseconds=ms),
+            settle_by=now + timedelta(seconds=10),
+            state=State.ACTIVE,
+            provider_status="0",
+            reason=None,
+        )
+        for ms in range(1, 101)
+    ]
+    result = latency(outcomes)
     assert result is not None
     assert (round(result.p50_s, 4), round(result.p99_s, 4)) == (0.0505, 0.0990)

@@ -53,6 +53,7 @@ from bindings.store.schema import events as events_table
 from bindings.store.schema import holds as holds_table
 from bindings.validation.fields import position_after
 from bindings.web.api.samples import BINDING
+from bindings.web.console import overview
 from tests.service.harness import Clock
 from tests.service.phone_keys import phone_keys
 from tests.store.test_reserve import TERMS, request, reserved
@@ -216,6 +217,12 @@ NAMES = {
     "pk_refusals",
     "sqlite_autoindex_refusals_1",
 }
+OVERVIEW_INDEXES = {
+    "ix_bindings_due",
+    "ix_bindings_release_owed",
+    "ix_bindings_requested_at_id" + WHOLE,
+    *KEYS,
+} | {name + way for name in DOUBTS for way in ("", WHOLE)}
 SECOND_PAGE = position_after(datetime(2026, 1, 1, tzinfo=UTC), str(uuid7()))
 HELD_PAIR = request("9100000001", "915500000001")
 KEYED = request("9100000001", "915500000001", idempotency_key="order-1")
@@ -364,9 +371,9 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
         {name + way for name in DOUBTS for way in ("", WHOLE)},  # these indexes have only open ones
         lambda service: service.open_doubts(limit=50),
     ),
-    "newest calls": (
+    "outcomes of the newest binds": (
         {"ix_bindings_requested_at_id" + WHOLE},
-        lambda service: service.runtime.database.read(queries.newest_calls, limit=200),
+        lambda service: service.runtime.database.read(queries.newest_outcomes, limit=200),
     ),
     "sample of response times": (
         {"ix_bindings_requested_at_id"},
@@ -744,6 +751,33 @@ EVENT_READS: dict[str, Callable[[BindingService], object]] = {
     "export by column": lambda service: list(service.event_list.export(since=None, until=None)),
     "deliveries": lambda service: service.webhooks.deliveries(service.webhooks.list()[0].id),
 }
+
+
+OVERVIEW_STATEMENTS = {"postgresql": 17, "sqlite": 22}
+
+
+@pytest.mark.parametrize("statistics", ["without", "with"])
+def test_overview_is_few_statements_that_read_by_index(filled_url: str, statistics: str) -> None:
+    config = load({}, database_url=filled_url, provider_app_id="a")
+    service = BindingService(new_runtime(config, Database(filled_url), caller=CALLER))
+    database = service.runtime.database
+    try:
+        event_row = {"sequence": 0, "kind": "held", "at": datetime.now(UTC), "actor": "test", "detail": {}}
+        database.write(lambda tx: tx.connection.execute(insert(events_table), [event_row] * 20_000))
+        service.webhooks.add(url="https://example.com/hook")
+        service.update_statistics()
+        if statistics == "with":
+            database.write(lambda tx: tx.connection.execute(text("ANALYZE")))
+        overview.read(service)  # the first one records the scope
+        with _recorded(service) as statements:
+            overview.read(service)
+        assert len(statements) <= OVERVIEW_STATEMENTS[database._engine.dialect.name]
+        for table in ("bindings", "events"):
+            ways = explained(service, partial(overview.read, service), table)
+            assert "scan" not in ways, table
+            assert {way for way in ways if "bindings" in way} <= OVERVIEW_INDEXES, table
+    finally:
+        service.close()
 
 
 @pytest.mark.parametrize("statistics", ["without", "with"])

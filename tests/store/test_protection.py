@@ -82,7 +82,7 @@ def test_new_database_has_exactly_the_triggers_that_are_compared(database: Datab
             if not trigger.startswith("RI_ConstraintTrigger") and table != "events_start"
         }
         assert names == set(protection.TRIGGERS_OF_POSTGRESQL)
-        assert database.read(protection.function_digests) == protection.FUNCTIONS_OF_POSTGRESQL
+        assert database.read(protection.trigger_context).functions == protection.FUNCTIONS_OF_POSTGRESQL
     else:
         triggers = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
         names = set(database.read(lambda connection: connection.execute(text(triggers)).scalars().all()))

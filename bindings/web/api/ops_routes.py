@@ -103,7 +103,7 @@ async def readiness_checks(app_state: AppState) -> tuple[Check, ...]:
     if time.monotonic() > checked_at + READINESS_CACHE_S:
         database_checks = await app_state.executors.run_probe(health.readiness_checks, app_state.service.runtime)
         app_state.readiness = (time.monotonic(), database_checks)
-    return (*database_checks, *_process_checks(app_state))
+    return (*database_checks, *process_checks(app_state))
 
 
 async def all_checks(app_state: AppState) -> tuple[Check, ...]:
@@ -149,7 +149,8 @@ async def health_endpoint(request: Request[Any, Any, Any]) -> ApiResponse:
     return json_response({"level": health.service_level(checks), "checks": named})
 
 
-def _process_checks(app_state: AppState) -> list[Check]:
+def process_checks(app_state: AppState) -> list[Check]:
+    """Return the checks of this process itself."""
     process_checks = []
     if app_state.notifier.stopping:
         process_checks.append(Check(name="process", level=Level.RED, seen="is stopping"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from litestar import Request, get
@@ -12,6 +13,7 @@ from bindings.monitoring import health, overview
 from bindings.monitoring.chart_range import TimeRange
 from bindings.monitoring.check import Level
 from bindings.monitoring.health_metrics import MAX_DOUBTS_READ
+from bindings.monitoring.health_reads import reads_of_all
 from bindings.monitoring.statistics import event_statistics, pool_forecasts
 from bindings.web.api import ops_routes
 from bindings.web.console import check_areas
@@ -31,27 +33,42 @@ ENDED = (EventKind.EXPIRED, EventKind.UNBOUND, EventKind.LAPSED)
 KINDS = (*CREATED, *ENDED, EventKind.FAILED, EventKind.IN_DOUBT, EventKind.REFUSED)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """What the page shows of the database. The checks of the process stand between the two parts of the checks."""
+
+    overview: Overview
+    statistics: EventStatistics
+    forecasts: list[PoolForecast]
+    readiness: tuple[Check, ...]
+    of_service: tuple[Check, ...]
+
+
+def read(service: BindingService) -> Data:
+    """Return what the page shows of the database, read once."""
+    runtime = service.runtime
+    reads = reads_of_all(runtime.database, runtime.settings)
+    return Data(
+        overview=overview.build_overview(runtime, reads),
+        statistics=event_statistics(reads, TimeRange.HOUR.chart_range(reads.clock()), KINDS),
+        forecasts=pool_forecasts(reads),
+        readiness=health.readiness_checks(runtime, reads),
+        of_service=health.service_checks(runtime, reads),
+    )
+
+
 @get("/overview", permissions=(Permission.READ,))
 async def show(request: Request[Any, Any, Any]) -> PageResponse:
     """Show the state of the whole service."""
     context = PageContext(request)
-
-    def read(service: BindingService) -> tuple[Overview, EventStatistics, list[PoolForecast]]:
-        database = service.runtime.database
-        last_hour = TimeRange.HOUR.chart_range(database.clock())
-        return (
-            overview.build_overview(service.runtime),
-            event_statistics(database, last_hour, KINDS),
-            pool_forecasts(database),
-        )
-
-    service_overview, statistics, forecasts = await context.run_read(read)
-    checks = await ops_routes.all_checks(context.app_state)
+    data = await context.run_read(read)
+    statistics, forecasts = data.statistics, data.forecasts
+    checks = (*data.readiness, *ops_routes.process_checks(context.app_state), *data.of_service)
     counted_times = [forecast.pool.counted_at for forecast in forecasts if forecast.pool.counted_at is not None]
     return context.render(
         "overview.html",
         refresh_s=REFRESH_S,
-        overview=service_overview,
+        overview=data.overview,
         statistics=statistics,
         charts=_charts(context, statistics),
         red_checks=_with_level(Level.RED, checks),

@@ -1,0 +1,83 @@
+"""The reads of a page with many statements about one state: each query is run once, most of them together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
+
+from sqlalchemy import select
+
+from bindings.store.database import Database
+from bindings.store.one_row import call, first_column, one_row, run_together
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from datetime import datetime
+
+    from sqlalchemy import ColumnElement, Connection, Select
+
+    from bindings.store.one_row import Call
+    from bindings.store.phone_keys import PhoneKeys
+
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
+
+
+@one_row(first_column)
+def _read_clock(now: ColumnElement[datetime]) -> Select[Any]:
+    return select(now)
+
+
+class ReadOnce:
+    """A database for one page. Each query with its arguments is run once, and the clock is read once.
+
+    The first read of one of `together`, calls of `OneRow` queries, runs all of them as one statement. If that
+    fails, each runs alone: one table that cannot be read leaves the others readable. Not thread-safe.
+    """
+
+    def __init__(self, database: Database, together: Iterable[Call]) -> None:
+        self.database = database
+        self.together = (call(_read_clock, database.now), *together)
+        self._results: dict[Call, Any] = {}
+        self._were_run_together = False
+
+    @property
+    def postgres(self) -> bool:
+        """Return True for PostgreSQL, False for SQLite."""
+        return self.database.postgres
+
+    @property
+    def now(self) -> ColumnElement[datetime]:
+        """Return the deciding clock, as SQL."""
+        return self.database.now
+
+    @property
+    def phone_keys(self) -> PhoneKeys | None:
+        """Return the keys of the phones."""
+        return self.database.phone_keys
+
+    def clock(self) -> datetime:
+        """Return the reading of the deciding clock that the page goes by."""
+        instant: datetime = self.read(_read_clock, self.database.now)
+        return instant
+
+    def read(
+        self, query: Callable[Concatenate[Connection, Params], Result], *args: Params.args, **kwargs: Params.kwargs
+    ) -> Result:
+        """Return `query(connection, *args, **kwargs)`, of its first run. Raises what `Database.read` raises."""
+        query_call = call(query, *args, **kwargs)
+        if query_call not in self._results and query_call in self.together and not self._were_run_together:
+            self._run_together()
+        if query_call not in self._results:
+            self._results[query_call] = self.database.read(query, *args, **kwargs)
+        result: Result = self._results[query_call]
+        return result
+
+    def _run_together(self) -> None:
+        self._were_run_together = True
+        try:
+            self._results |= self.database.read(run_together, self.together)
+        except Exception:  # noqa: BLE001 -- each query says by itself why it cannot be run
+            return
+
+
+Reads: TypeAlias = Database | ReadOnce
