@@ -19,6 +19,7 @@ from statistics import median_high, median_low
 from typing import TYPE_CHECKING
 
 from bindings.failpoints import hit
+from bindings.http_transport import Unknown
 from bindings.jobs.id_set import IdSet
 from bindings.jobs.scan_evidence import LONGEST_ZONE_MISFIT_S, binding_of, same_pair
 from bindings.provider.outcome import ProviderPage, Refusal, Refused
@@ -30,12 +31,15 @@ if TYPE_CHECKING:
 
     from bindings.clock import HostClock
     from bindings.domain.binding import Binding
-    from bindings.http_transport import NotSent, Unknown
+    from bindings.http_transport import NotSent
     from bindings.jobs.run_control import RunControl
     from bindings.provider.client import ProviderClient
     from bindings.provider.outcome import OddRow, ProviderBinding
     from bindings.store.database import Database
 
+FAILED_WAITS_S = (1.0, 4.0)  # before the second and the third attempt to read a page
+LIMITED_WAITS_S = (10.0, 50.0)  # after a limit of the rate that names no time: most count by the minute
+LONGEST_WAIT_S = 120.0  # also if the limit names a longer time
 REPEATS = 3  # pages in a row without a new row, after which a list has no more of them
 STOP_CHECK_S = 0.5  # a wait looks that often whether the run is to stop
 ZONE_SAMPLE = 1_000  # rows that decide whether the zone setting fits
@@ -56,9 +60,14 @@ class RateLimiter:
         with self._lock:
             due = max(self._next, self._clock.monotonic())
             self._next = due + self._interval_s
-        while not control.is_stopping() and (left_s := due - self._clock.monotonic()) > 0:
-            self._clock.sleep(min(left_s, STOP_CHECK_S))
-            control.record_progress()
+        _wait_until(due, self._clock, control)
+
+
+def _wait_until(due: float, clock: HostClock, control: RunControl) -> None:
+    """Sleep until the monotonic clock reads `due`, or the run is to stop."""
+    while not control.is_stopping() and (left_s := due - clock.monotonic()) > 0:
+        clock.sleep(min(left_s, STOP_CHECK_S))
+        control.record_progress()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -400,16 +409,26 @@ class _Reading:
 
     def _fetch(self, current: int) -> ProviderPage | Refused | NotSent | Unknown:
         source = self._source
-        for _ in range(source.attempts):
+        for attempt in range(1, source.attempts + 1):
             source.rate_limiter.wait(source.control)
             if source.control.is_stopping():
                 raise _Unreadable("it was stopped")
             if source.clock.monotonic() > self._deadline:
                 raise _Unreadable(f"the list has more rows than can be read in {source.time_limit_s:.0f} s")
             page = source.provider.page(app_id=self.scan.app_id, current=current, size=self._size)
-            if isinstance(page, ProviderPage) or _refuses_account(page):
+            if isinstance(page, ProviderPage) or _refuses_account(page) or attempt == source.attempts:
                 break
+            if not isinstance(page, Refused):
+                _wait_until(source.clock.monotonic() + _wait_s(page, attempt), source.clock, source.control)
         return page
+
+
+def _wait_s(failure: NotSent | Unknown, attempt: int) -> float:
+    """Return the seconds before the next attempt to read a page, after one that failed so."""
+    if isinstance(failure, Unknown) and failure.retry_after_s is not None:
+        return min(failure.retry_after_s, LONGEST_WAIT_S)
+    is_rate_limited = isinstance(failure, Unknown) and failure.is_rate_limited
+    return (LIMITED_WAITS_S if is_rate_limited else FAILED_WAITS_S)[attempt - 1]
 
 
 def _refuses_account(page: ProviderPage | Refused | NotSent | Unknown) -> bool:

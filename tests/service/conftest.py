@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from bindings.jobs import reconcile
+from bindings.jobs import provider_scan, reconcile
+
+
+@pytest.fixture(autouse=True)
+def _no_wait_between_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a scan ask for a page again at once: the monotonic clock of the harness is the real one."""
+    monkeypatch.setattr(provider_scan, "FAILED_WAITS_S", (0.0, 0.0))
+    monkeypatch.setattr(provider_scan, "LIMITED_WAITS_S", (0.0, 0.0))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bindings import errors
-from bindings.clock import SYSTEM_CLOCK
+from bindings.clock import SYSTEM_CLOCK, HostClock
 from bindings.domain.binding import State
 from bindings.domain.phone import Phone
+from bindings.http_transport import Unknown
 from bindings.jobs import provider_scan, reconcile
 from bindings.jobs.run_control import RunControl
 from bindings.provider.outcome import ProviderBinding, ProviderPage
@@ -264,3 +266,52 @@ def test_time_limit_ends_a_scan_and_grows_with_the_scans_before(
     monkeypatch.undo()
     assert reconcile._time_limit_s(harness.database) == reconcile.MIN_TIME_LIMIT_S
     assert harness.service.reconcile().orphans == 25
+
+
+class SleepingClock:
+    """The monotonic clock of a host, which moves while it sleeps, and by no more than that."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize(("fault", "slept_s"), [("bad_gateway", 5), ("rate_limit:7", 14)])
+def test_page_is_asked_for_again_after_a_wait(
+    harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch, fault: str, slept_s: float
+) -> None:
+    """A gateway that restarts is back after seconds; a limit of the rate says after how many."""
+    monkeypatch.undo()  # the waits are those of the product
+    clock = SleepingClock()
+    host = HostClock(wall=harness.clock.unix, monotonic=clock.monotonic, sleep=clock.sleep)
+    service = harness.open(host_clock=host)
+    harness.add_foreign_bindings(3)
+    harness.simulator.script(fault, times=2, on="page")
+    counts = service.reconcile()
+    assert (counts.incomplete, counts.orphans, counts.faults) == (0, 3, ())
+    assert clock.now - 1_000 == pytest.approx(slept_s, abs=0.1)
+
+
+def test_wait_of_a_limit_is_bounded_and_outlasts_a_minute_if_it_names_no_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()
+    limited = Unknown(reason="HTTP 429", http_status=429)
+    assert sum(provider_scan._wait_s(limited, attempt) for attempt in (1, 2)) == 60
+    long = replace(limited, retry_after_s=86_400.0)
+    assert provider_scan._wait_s(long, 1) == provider_scan.LONGEST_WAIT_S
+
+
+def test_limit_of_the_rate_ends_a_run_of_unbinds(harness: ServiceHarness) -> None:
+    harness.simulator.script("rate_limit", rate=1.0, on="unbind")
+    for phones in ((A, B), (C, D), (E, F)):
+        with pytest.raises(errors.OutcomeUnknown):
+            harness.service.unbind(harness.bind(*phones).id)
+    before = harness.received("unbind")
+    assert harness.service.recover().still_unclear == 3
+    assert harness.received("unbind") - before == 1
