@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from bindings.domain.hold import HoldReason
 from bindings.failpoints import hit
 from bindings.jobs import provider_scan, scan_evidence
-from bindings.jobs.reconcile_absences import apply_absences, needs_second_scan
+from bindings.jobs.reconcile_absences import apply_absences, live_bindings_seen, needs_second_scan
 from bindings.jobs.reconcile_context import Actions, Findings, ReconcileContext
 from bindings.jobs.reconcile_odd_rows import hold_odd_rows, report_odd_rows
 from bindings.jobs.reconcile_rows import apply_rows
@@ -47,6 +47,9 @@ FORWARD_SIZE, BACKWARD_SIZE = 100, 73  # different, so that rows fall on other p
 MIN_TIME_LIMIT_S = 600.0  # of one scan
 TIME_LIMIT_FACTOR = 3  # times the longest scan of the newest reports: a list may grow between two of them
 RECENT_REPORTS = 20
+NONE_LISTED = (
+    "the list has none of the bindings that live here: binds wait for a run a minute later that sees the same"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -213,6 +216,8 @@ def _reconcile_app(
         apply_absences(context, first, second, findings)
     elif context.full_scan_required and first.complete and not first.total_seen:
         _confirm(context, first, source, findings)
+    if context.full_scan_required and first.complete:
+        _require_live_binding(context, first, findings)
     findings.counts["unresolved"] += len(context.still_unsettled(app_id, findings))
 
 
@@ -231,6 +236,25 @@ def _confirm(context: ReconcileContext, first: Scan, source: provider_scan.ListS
     if second.complete and not second.bind_ids <= first.bind_ids:
         findings.counts["incomplete"] += 1
         findings.scan_faults.append("a second reading of the list had other rows than the first")
+
+
+def _require_live_binding(context: ReconcileContext, scan: Scan, findings: Findings) -> None:
+    """Let binds wait if a list has none of the bindings that live here, until a later run has seen the same.
+
+    A list that is empty for a moment, from a cache or a replica, would otherwise let every phone be bound again.
+    """
+    live = live_bindings_seen(context, scan, since=scan.started_at, until=scan.ended_at)
+    if live.listed_count or not live.missing:
+        return
+    database = context.runtime.database
+    required_since = account.full_scan_required_since(database) or scan.started_at
+    until = scan.started_at - scan_evidence.LIST_LAG
+    recent = database.read(reports.newest, before=None, limit=RECENT_REPORTS, cases=False)
+    if not any(
+        required_since <= report.began_at <= until and NONE_LISTED in report.counts["faults"] for report in recent
+    ):
+        findings.counts["incomplete"] += 1
+        findings.scan_faults.append(NONE_LISTED)
 
 
 def _scan_again(
@@ -266,5 +290,10 @@ def _scan(
     page_limit = scan.page_limit(size)
     if page_limit is not None:
         findings.notes.append(f"a page of the list has {page_limit} rows at most; {size} were asked for")
+    if scan.other_pairs:
+        findings.notes.append(
+            f"{len(scan.other_pairs)} row(s) have other phones than the binding here with their bindId: no doubt"
+            " is taken for absent"
+        )
     report_odd_rows(scan, findings)
     return scan

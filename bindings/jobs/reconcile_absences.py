@@ -28,7 +28,7 @@ def needs_second_scan(context: ReconcileContext, scan: Scan, findings: Findings)
     """Return True if a second scan could prove something that the first one left open."""
     tolerance = context.tolerance
     return bool(
-        _live_bindings_seen(context, scan, since=scan.started_at, until=scan.ended_at).missing
+        live_bindings_seen(context, scan, since=scan.started_at, until=scan.ended_at).missing
         or any(
             scan_evidence.absence_provable(doubt, scan, scan, tolerance)
             for doubt in context.still_unsettled(scan.app_id, findings)
@@ -38,13 +38,19 @@ def needs_second_scan(context: ReconcileContext, scan: Scan, findings: Findings)
 
 
 def apply_absences(context: ReconcileContext, first: Scan, second: Scan, findings: Findings) -> None:
-    """Act on what both scans missed: end ghosts; if there are none, fail absent doubts and end denied holds."""
+    """Act on what both scans missed: end ghosts; if there are none, fail absent doubts and end denied holds.
+
+    Nothing is concluded from a missing row while the list shows a binding again that was ended here because two
+    scans missed it. Phones are not looked for in a list that has other phones for a binding than are recorded.
+    """
+    if _shows_ended_ghosts(first, second, findings):
+        return
     since, until = first.started_at, second.ended_at
     ghosts = scan_evidence.ghosts(
         first,
         second,
-        _live_bindings_seen(context, first, since=since, until=until),
-        _live_bindings_seen(context, second, since=since, until=until),
+        live_bindings_seen(context, first, since=since, until=until),
+        live_bindings_seen(context, second, since=since, until=until),
     )
     if ghosts is None:
         return
@@ -55,10 +61,12 @@ def apply_absences(context: ReconcileContext, first: Scan, second: Scan, finding
                 findings.record("ghosts", app_id, action=context.actions.ghost, binding_id=binding_id)
     if ghosts or context.control.is_stopping():
         return  # scans that miss what should be listed prove no other absence; the next ones may
+    has_our_phones = not (first.other_pairs or second.other_pairs)
     rows = first.unexplained_rows + second.unexplained_rows
     for doubt in context.control.work_through(context.still_unsettled(app_id, findings)):
         is_listed = any(scan_evidence.same_pair(row, doubt) for row in rows)
-        if is_listed or not scan_evidence.absence_provable(doubt, first, second, tolerance):
+        is_provable = has_our_phones and scan_evidence.absence_provable(doubt, first, second, tolerance)
+        if is_listed or not is_provable:
             continue
         with findings.isolate("absence", app_id, binding_id=doubt.id):
             if _fail_absent(context, doubt, findings):
@@ -66,11 +74,30 @@ def apply_absences(context: ReconcileContext, first: Scan, second: Scan, finding
     if context.control.is_stopping():
         return
     listed_bind_ids = first.bind_ids, second.bind_ids
-    denied = _unlisted_holds(context, app_id, listed_bind_ids, first.listed | second.listed)
+    denied = [
+        hold
+        for hold in _unlisted_holds(context, app_id, listed_bind_ids, first.listed | second.listed)
+        if has_our_phones or hold.why is HoldReason.ORPHAN
+    ]
     context.end_holds(denied, "denied", app_id, findings)
 
 
-def _live_bindings_seen(
+def _shows_ended_ghosts(first: Scan, second: Scan, findings: Findings) -> bool:
+    """Return True, with a note, if a live row is a binding that was ended here as gone at the provider."""
+    ended_as_gone = {
+        binding.id
+        for _, binding in first.ended_here + second.ended_here
+        if binding.reason == Reason.GONE_AT_PROVIDER
+    }
+    if ended_as_gone:
+        findings.notes.append(
+            f"the list shows {len(ended_as_gone)} binding(s) again that it had missed: what it misses now is not"
+            " taken for ended"
+        )
+    return bool(ended_as_gone)
+
+
+def live_bindings_seen(
     context: ReconcileContext, scan: Scan, *, since: datetime, until: datetime
 ) -> LiveBindingsListed:
     """Return which bindings a scan lists of those that must be in a list read between `since` and `until`."""

@@ -238,3 +238,19 @@ def test_unbind_that_was_confirmed_but_not_recorded_says_so(harness: ServiceHarn
     assert "no clear answer" not in str(excinfo.value)
     assert harness.service.recover().unbound == 1
     assert harness.service.get(binding.id).reason == Reason.NOT_FOUND
+
+
+def test_list_that_shows_an_ended_ghost_again_ends_no_other_binding(harness: ServiceHarness) -> None:
+    """A list that is late by minutes would otherwise end every new binding, one reconciliation after the other."""
+    make_false_ghost(harness)
+    second = harness.bind(C, D)
+    harness.simulator.list_as(int(second.bind_id or 0), hidden=True)
+    harness.clock.advance(LAG_S)
+    counts = harness.service.reconcile()
+    assert (counts.ghosts, counts.revenants) == (0, 1)
+    assert harness.service.get(second.id).state is State.ACTIVE
+    assert counts.notes == (
+        "the list shows 1 binding(s) again that it had missed: what it misses now is not taken for ended",
+    )
+    harness.simulator.remove_binding(str(harness.service.search(phone=A).data[0].bind_id))
+    assert harness.service.reconcile().ghosts == 1, "nothing shows any more that the list is late"

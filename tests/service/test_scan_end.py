@@ -315,3 +315,48 @@ def test_limit_of_the_rate_ends_a_run_of_unbinds(harness: ServiceHarness) -> Non
     before = harness.received("unbind")
     assert harness.service.recover().still_unclear == 3
     assert harness.received("unbind") - before == 1
+
+
+def test_list_with_phones_in_another_notation_proves_no_doubt_absent(harness: ServiceHarness) -> None:
+    listed, doubt = harness.bind(C, D), put_in_doubt(harness)
+    ledger = {entry.phone_a: entry.bind_id for entry in harness.simulator.ledger}
+    for phone_a, phone_b in ((A, B), (C, D)):
+        national = {"phone_a": phone_a[2:], "phone_b": phone_b[2:]}
+        harness.simulator.list_as(ledger[phone_a], national)
+    harness.clock.advance(400)
+    counts = harness.service.reconcile()
+    assert (counts.adopted, counts.absent, counts.unresolved) == (0, 0, 1)
+    assert harness.service.get(doubt).state is State.IN_DOUBT
+    assert counts.notes == (
+        "1 row(s) have other phones than the binding here with their bindId: no doubt is taken for absent",
+    )
+    for bind_id in ledger.values():
+        harness.simulator.list_as(bind_id)
+    assert harness.service.reconcile().adopted == 1
+    assert harness.service.get(listed.id).state is State.ACTIVE
+
+
+def test_restored_database_waits_if_a_list_is_empty_for_a_moment(harness: ServiceHarness) -> None:
+    binding = harness.bind(A, B)
+    harness.clock.advance(61)
+    account.register_scope(harness.database, harness.service.settings.scope)
+    harness.service.mark_restored()
+    harness.clock.advance(1)
+    harness.simulator.list_as(int(binding.bind_id or 0), hidden=True)
+    first = harness.service.reconcile()
+    assert (first.made_good, first.faults) == (False, (reconcile.NONE_LISTED,))
+    harness.simulator.list_as(int(binding.bind_id or 0))
+    assert harness.service.reconcile().made_good
+
+
+def test_restored_database_continues_if_two_runs_list_none_of_its_bindings(harness: ServiceHarness) -> None:
+    binding = harness.bind(A, B)
+    harness.clock.advance(61)
+    account.register_scope(harness.database, harness.service.settings.scope)
+    harness.service.mark_restored()
+    harness.clock.advance(1)
+    harness.simulator.remove_binding(str(binding.bind_id))
+    assert not harness.service.reconcile().made_good
+    assert not harness.service.reconcile().made_good, "it is the same moment"
+    harness.clock.advance(61)
+    assert harness.service.reconcile().made_good
