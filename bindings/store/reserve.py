@@ -352,13 +352,13 @@ def other_holder(connection: Connection, binding: Binding, now: datetime) -> Hol
 def _with_origins(
     connection: Connection, rows: Sequence[Row[Any]], phones: Sequence[Phone], scope: str, now: datetime
 ) -> list[Row[Any]]:
-    """Return the rows; the holds of revenants name our binding that lives at the provider."""
+    """Return the rows, one for each orphan; the holds of revenants name our binding that lives at the provider."""
     if all(row.why != HoldReason.ORPHAN for row in rows):
         return list(rows)
     is_origin = and_(bindings.c.id == holds.c.origin_id, bindings.c.bind_id == holds.c.bind_id)
     columns = (bindings.c[name] for name in ("id", "actor", "reference", "mode", "state"))
     statement = (
-        select(*columns, holds.c.held_until, holds.c.why)
+        select(*columns, holds.c.held_until, holds.c.why, holds.c.app_id, holds.c.bind_id)
         .select_from(holds.outerjoin(bindings, is_origin))
         .where(
             holds.c.phone.in_(stored_phones.forms(connection.dialect, *phones)),

@@ -9,7 +9,7 @@ import pytest
 
 from bindings import errors
 from bindings.domain.binding import EventKind, Mode, State
-from tests.service.harness import POOL, A, B, C, D, E, ServiceHarness, feed_has_caught_up, wait_for
+from tests.service.harness import APP, POOL, A, B, C, D, E, ServiceHarness, feed_has_caught_up, wait_for
 
 PAIRS = {"shares A": (A, C), "shares B": (C, B), "shares A as B": (C, A), "same pair": (A, B), "swapped": (B, A)}
 
@@ -244,3 +244,13 @@ def test_foreign_holder_is_held_also_next_to_our_binding_that_the_policy_allows(
     )
     (holder, *_) = harness.service.check(phone_a=C, phone_b=D, mode="AXB")
     assert (holder.why, holder.retry_after_s) == ("refused", 60)
+
+
+@pytest.mark.parametrize("apart_s", [0, 100])
+def test_check_has_a_holder_for_each_orphan(harness: ServiceHarness, apart_s: int) -> None:
+    harness.simulator.add_foreign_binding(phone_a=A, phone_b=C, app_id=APP, expire_s=3_600)
+    harness.simulator.add_foreign_binding(phone_a=B, phone_b=D, app_id=APP, expire_s=3_600 + apart_s)
+    harness.service.reconcile()
+    holders = harness.service.check(phone_a=A, phone_b=B, mode="AXB")
+    assert [(holder.why, holder.id) for holder in holders] == [("orphan", None)] * 2
+    assert len(harness.service.check(phone_a=A, phone_b=C, mode="AXB")) == 1, "one orphan holds both"
