@@ -39,6 +39,7 @@ Params = ParamSpec("Params")
 Response = TypeVar("Response")
 
 _POLL_S = 0.1  # how late a wait may end
+_LATE_S = 1.0  # how long a server may go on sending then: a response, or notices without an end
 _CANCEL_S = 1.0  # how long the server may take to end a cancelled statement
 _REPEAT_CANCEL_S = 0.05
 _NO_ANSWER = "the server did not answer in time"
@@ -53,6 +54,7 @@ class DeadlineConnection(psycopg.Connection[Any]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.give_up_at = math.inf
+        self._late_since = math.inf  # since when the server goes on sending after `give_up_at`
         self.only_reads = False
         self.prepared: dict[Any, bytes] = {}  # names of statements at the server, and the transformer: `prepared`
         # No number is used again: after an interrupt the server may have a statement that has no entry above.
@@ -77,6 +79,7 @@ class DeadlineConnection(psycopg.Connection[Any]):
         nothing is sent then.
         """
         self._process.check("this connection to the database", "begin again what used it, in this process")
+        self._late_since = math.inf
         try:
             response = exchange(*args, **kwargs)
         except BaseException:
@@ -91,9 +94,18 @@ class DeadlineConnection(psycopg.Connection[Any]):
     def receive(self) -> None:
         """Wait until the server has sent something, and receive it; `OperationalError` at `give_up_at`."""
         while not self._is_readable():
-            if time.monotonic() >= self.give_up_at:
-                raise psycopg.OperationalError(_NO_ANSWER)
+            self._check_time(is_sent=False)
+        self._check_time(is_sent=True)
         self.pgconn.consume_input()
+
+    def _check_time(self, *, is_sent: bool) -> None:
+        """Raise `OperationalError` at `give_up_at`; what is sent by then is received, for `_LATE_S` at most."""
+        now = time.monotonic()
+        if now < self.give_up_at:
+            return
+        self._late_since = min(self._late_since, now)
+        if not is_sent or now - self._late_since >= _LATE_S:
+            raise psycopg.OperationalError(_NO_ANSWER)
 
     def _is_readable(self) -> bool:
         """Return whether there is something to receive, after `_POLL_S` at most."""
@@ -140,9 +152,11 @@ class DeadlineConnection(psycopg.Connection[Any]):
             waits_for = next(gen)
             while True:
                 ready = yield waits_for
-                if not ready and time.monotonic() >= self.give_up_at:
+                try:
+                    self._check_time(is_sent=bool(ready))
+                except psycopg.OperationalError:
                     gen.close()
-                    raise psycopg.OperationalError(_NO_ANSWER)
+                    raise
                 waits_for = gen.send(ready)
         except StopIteration as end:
             response: Response = end.value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 import traceback
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
@@ -16,10 +17,11 @@ from sqlalchemy import exc, func, insert, select, text
 from bindings.domain.binding import Caller, EventKind
 from bindings.errors import Busy, InvalidRequest, SchemaOutOfDate
 from bindings.service import BindingService
-from bindings.store import engine, events, job_runs, schema_version
+from bindings.store import deadline_connection, engine, events, job_runs, schema_version
 from bindings.store.account import register_scope
 from bindings.store.column_types import Instant
 from bindings.store.database import Database
+from bindings.store.deadline_connection import DeadlineConnection
 from bindings.store.engine import SQLITE_PRAGMAS, make_engine
 from bindings.store.failures import ConstraintViolated, DatabaseWaitTimeout
 from bindings.store.schema import account
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bindings.store.database import Transaction
-    from bindings.store.deadline_connection import DeadlineConnection
 
 CALLER = Caller(actor="test")
 
@@ -111,6 +112,29 @@ def test_server_that_answers_nothing_after_the_login_is_given_up(
         database.close()
     assert [type(error) for error in raised] == [Busy]
     assert "did not answer in time" in str(raised[0])
+
+
+@pytest.mark.parametrize("path", ["driver", "receive"])
+def test_notices_without_an_end_do_not_hold_a_call_past_its_deadline(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(deadline_connection, "_LATE_S", 0.1)
+    endless = "DO $$ BEGIN LOOP RAISE NOTICE 'again'; END LOOP; END $$"
+    url = postgres_url.replace("+psycopg", "")
+    with DeadlineConnection.connect(url, autocommit=True) as connection:
+        connection.execute("SET statement_timeout = '60s'")
+        connection.only_reads = True
+        connection.give_up_at = time.monotonic() + 0.2
+
+        def exchange() -> None:
+            connection.pgconn.send_query(endless.encode())
+            connection.pgconn.flush()
+            while connection.pgconn.is_busy():
+                connection.receive()
+
+        with pytest.raises(psycopg.OperationalError, match="did not answer in time"):
+            connection.execute(endless) if path == "driver" else connection.run(exchange)
+        assert connection.closed
 
 
 def test_pool_keeps_as_many_unused_connections_open_as_the_setting_says(sqlite_url: str) -> None:
