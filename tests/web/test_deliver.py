@@ -662,6 +662,25 @@ def test_failing_receiver_is_not_called_for_a_moment(harness: ServiceHarness, re
     assert states(harness, created)[4:] == [("pending", 0)] * 2
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_overloaded_receiver_gets_nothing_for_the_time_that_it_names(
+    harness: ServiceHarness, receiver: Receiver, status: int
+) -> None:
+    """Every message would cost an attempt otherwise, and the receiver more requests than it can take."""
+    add_webhook(harness, receiver, "activated")
+    receiver.answers = lambda _: Reply(status=status, headers={"Retry-After": "86400"})
+    harness.bind(A, B)
+    feed_has_caught_up(harness.service)
+    with WebhookSender(harness.service.runtime) as sender:
+        sender.run(wait_s=None)
+        [(_, until)] = sender._backoff_until.items()
+        assert until - time.monotonic() > sending.LONGEST_BACKOFF_S - 60
+        harness.bind(C, D)
+        feed_has_caught_up(harness.service)
+        assert sender.run(wait_s=None) == DeliverResult()
+    assert len(receiver.messages) == 1
+
+
 def test_partly_failing_receiver_gets_the_remaining_events_next_time(
     harness: ServiceHarness, receiver: Receiver
 ) -> None:
