@@ -360,8 +360,13 @@ class _OneCallAdapter(HTTPAdapter):
 
 
 def tls_context() -> ssl.SSLContext:
-    """Return a context that trusts the certificate authorities of requests; safe to share between threads."""
-    return ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
+    """Return a context that trusts the authorities of requests and of this host; safe to share between threads.
+
+    Those of the host are where OpenSSL looks, or in SSL_CERT_FILE and SSL_CERT_DIR.
+    """
+    context = ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
+    context.load_default_certs()
+    return context
 
 
 def post(

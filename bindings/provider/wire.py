@@ -64,6 +64,7 @@ ROW_FIELDS = {
 
 _MAX_TEXT_LENGTH = 64  # of an id; a longer one is not from this provider, and does not fit its column
 _MAX_STATUS_LENGTH = 16
+_EXACT_FLOATS = 2**53  # from here on a float may be another integer than was written
 _MAX_REPLY_BYTES = 256 * 1024
 _MAX_ROW_BYTES = 4 * 1024
 
@@ -307,7 +308,7 @@ def read_pool_list(data: Any) -> ProviderPools:
 
 
 def _total(fields: dict[str, Any]) -> int | None:
-    text = _readable(_text, fields, TOTAL)
+    text = _readable(_whole_text, fields, TOTAL)
     return int(text) if text is not None and re.fullmatch(r"[0-9]{1,12}", text) else None
 
 
@@ -389,9 +390,16 @@ def _text(fields: dict[str, Any], name: str) -> str:
     return text
 
 
+def _whole_text(fields: dict[str, Any], name: str) -> str:
+    """Return what `_text` returns; of an integer that a gateway writes as 1002.0 that integer."""
+    value = fields.get(name)
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_FLOATS
+    return _text({name: int(value)} if is_whole else fields, name)
+
+
 def _bind_id(fields: dict[str, Any], name: str) -> str:
     """Return the id of a binding; 0 and negative numbers are none."""
-    bind_id = _text(fields, name)
+    bind_id = _whole_text(fields, name)
     if bind_id.startswith("-") or not bind_id.strip("0"):
         raise Malformed(f"{name} cannot be the id of a binding")
     return bind_id

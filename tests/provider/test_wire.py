@@ -192,7 +192,7 @@ def test_success_without_one_of_its_three_fields_is_malformed(field: str, value:
         wire.read_bound(data)
 
 
-NO_BIND_IDS = [0, -5, "0", "000", "-5", " -5 ", "-", "1\t", "1\n", "x" * 65]
+NO_BIND_IDS = [0, -5, 1.5, 0.0, 2.0**53, float("inf"), "0", "000", "-5", " -5 ", "-", "1\t", "1\n", "x" * 65]
 
 
 @pytest.mark.parametrize("value", NO_BIND_IDS)
@@ -204,7 +204,7 @@ def test_value_that_cannot_be_a_bind_id_is_no_success_and_makes_a_row_odd(value:
     assert odd.problem.startswith("bindId")
 
 
-@pytest.mark.parametrize("value", [1015, "1015", " 1015 "])
+@pytest.mark.parametrize("value", [1015, "1015", " 1015 ", 1015.0])
 def test_bind_id_is_read_without_the_spaces_around_it(value: object) -> None:
     assert wire.read_bound({"bindId": value, "pnsNumberA": "2", "pnsNumberB": "2"}).bind_id == "1015"
     (row,) = wire.read_rows(page(ROW | {"bindId": value}), zone=CHINA).rows
