@@ -393,8 +393,9 @@ def _text(fields: dict[str, Any], name: str) -> str:
 def _whole_text(fields: dict[str, Any], name: str) -> str:
     """Return what `_text` returns; of an integer that a gateway writes as 1002.0 that integer."""
     value = fields.get(name)
-    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_FLOATS
-    return _text({name: int(value)} if is_whole else fields, name)
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_FLOATS:
+        return _text({name: int(value)}, name)
+    return _text(fields, name)
 
 
 def _bind_id(fields: dict[str, Any], name: str) -> str:
