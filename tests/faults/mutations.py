@@ -233,7 +233,7 @@ BUGS: tuple[Bug, ...] = (
     ),
     bug(
         "a_binding_of_this_minute_is_a_ghost",
-        "bindings.jobs.reconcile_absences:_live_bindings_seen",
+        "bindings.jobs.reconcile_absences:live_bindings_seen",
         replace(reads("LIST_LAG"), "(since - since)"),
         detected_by="late_list_does_not_show_yet and sqlite",
     ),
