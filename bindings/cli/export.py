@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 Batch = TypeVar("Batch", bound="Sized")
 
+_FOLDERS_OF_STREAMS = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))
 COMPRESS_LEVEL = 1  # six times as fast as the default level, for a file that is a fifth larger
 
 
@@ -259,7 +260,7 @@ def _destination(path: str | None, written: _WrittenFile) -> Iterator[Callable[[
         yield partial(_write_to_stdout, written)
         sys.stdout.flush()
         return
-    target = Path(path)
+    target = _target(path)
     # As Ctrl-C does: the file that is not finished is removed.
     ends = end_signals.with_default_effect("SIGTERM", "SIGHUP")
     with end_signals.handled(ends, signal.default_int_handler):
@@ -267,7 +268,7 @@ def _destination(path: str | None, written: _WrittenFile) -> Iterator[Callable[[
         try:
             with open(descriptor, "wb") as out:  # noqa: PTH123 -- it is a descriptor
                 hashed = _HashedFile(out, written)
-                with _compressed(hashed) if target.suffix == ".gz" else nullcontext(hashed) as file:
+                with _compressed(hashed) if path.endswith(".gz") else nullcontext(hashed) as file:
                     yield lambda text: file.write(text.encode())
                 out.flush()
                 os.fsync(descriptor)
@@ -288,12 +289,24 @@ def _compressed(out: _HashedFile) -> GzipFile:
     return gzip.GzipFile(filename="", mode="wb", compresslevel=COMPRESS_LEVEL, fileobj=out, mtime=0)
 
 
+def _target(path: str) -> Path:
+    """Return the file to replace: that of a symbolic link, so that the link stays."""
+    from bindings.errors import FieldError, InvalidRequest
+
+    named = Path(path)
+    target = named.resolve() if named.is_symlink() else named
+    # Standard output may be a regular file, which would be replaced under the program that has it open.
+    is_stream = named.absolute().parent in _FOLDERS_OF_STREAMS or target.is_relative_to("/proc")
+    if is_stream or (target.exists() and not target.is_file()):
+        message = "must be a regular file: it is a folder, a device or a stream (- is standard output)"
+        raise InvalidRequest([FieldError("output", message)])
+    return target
+
+
 def _temporary_file(target: Path) -> tuple[int, str]:
     """Create a file in the target's folder, so that replacing the target is atomic."""
     from bindings.errors import FieldError, InvalidRequest
 
-    if target.exists() and not target.is_file():
-        raise InvalidRequest([FieldError("output", "must be a regular file: it is a folder or a device")])
     try:
         return tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except OSError as error:

@@ -163,6 +163,31 @@ def test_output_that_cannot_be_written_is_refused(shell: Shell, tmp_path: Path) 
         assert (result.code, result.fields) == (2, ["output"])
 
 
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_stream_that_is_a_file_is_not_replaced(shell: Shell, tmp_path: Path, name: str) -> None:
+    """As with `bindings export bindings -o /dev/stdout > out.csv`."""
+    with (tmp_path / "out.csv").open("wb") as out:
+        program = subprocess.run(
+            [sys.executable, "-m", "bindings", "export", "bindings", "-o", name],
+            env=shell.whole_environment(),
+            stdout=out,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+    assert (program.returncode, b"- is standard output" in program.stderr) == (2, True)
+
+
+def test_symbolic_link_stays_and_its_file_is_replaced(shell: Shell, tmp_path: Path) -> None:
+    shell.bind()
+    target, link = tmp_path / "monday.csv", tmp_path / "latest.csv"
+    target.write_text("the old one")
+    link.symlink_to(target.name)
+    assert shell.run("export", "bindings", "-o", str(link)).code == 0
+    assert link.is_symlink()
+    assert len(rows_of_csv(target.read_text())) == 1
+
+
 def test_wrong_period_is_refused_before_the_reveal_is_recorded(shell: Shell, tmp_path: Path) -> None:
     target = tmp_path / "out.csv"
     arguments = ["--from", "2026-01-01", "--to", "x", "--reveal", "--reason", "x", "-o", str(target), "--json"]
