@@ -45,8 +45,9 @@ DRAIN_S = 2.0
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 GENERATED_ID = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}\Z", re.IGNORECASE)  # UUIDs, trace ids
 MAYBE_A_PHONE = re.compile(r"[0-9](?:[._:-]?[0-9]){6}")
-JSON = re.compile(r"application/json\s*(;\s*charset=\"?utf-8\"?\s*)?\Z", re.IGNORECASE)
-FORM = re.compile(r"application/x-www-form-urlencoded\s*(;\s*charset=\"?utf-8\"?\s*)?\Z", re.IGNORECASE)
+_IN_UTF_8 = r"\s*(;\s*(charset=\"?utf-?8\"?\s*;?\s*)?)?\Z"  # clients also write utf8, or a semicolon at the end
+JSON = re.compile(r"application/json" + _IN_UTF_8, re.IGNORECASE)
+FORM = re.compile(r"application/x-www-form-urlencoded" + _IN_UTF_8, re.IGNORECASE)
 SINGLE_HEADERS = frozenset(
     (b"authorization", b"content-encoding", b"content-length", b"content-type", b"host", b"transfer-encoding")
 )
@@ -306,9 +307,17 @@ def _check_media_type(path: str, headers: dict[bytes, bytes], body: bytes | None
 
     A page of any site can make a browser send a form, so no form gets to a route under /v1.
     """
+    if not body:
+        return
+    media_type = headers.get(b"content-type", b"").decode("latin-1")
+    is_compressed = headers.get(b"content-encoding", b"identity").lower() != b"identity"
     expected = JSON if path.startswith("/v1") else FORM
-    compressed = headers.get(b"content-encoding", b"identity").lower() != b"identity"
-    if body and (compressed or not expected.match(headers.get(b"content-type", b"").decode("latin-1"))):
+    if not is_compressed and expected is FORM and JSON.match(media_type):
+        message = (
+            "this path takes no JSON: the paths of calls begin with /v1, and /docs lists them; nothing was done"
+        )
+        raise problems.UnsupportedMediaType(message)
+    if is_compressed or not expected.match(media_type):
         raise problems.UnsupportedMediaType
 
 

@@ -54,8 +54,24 @@ def test_body_of_another_media_type_is_refused(running: Running, content_type: s
     assert status(answer) == 415
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "Application/JSON; Charset=UTF-8"])
-def test_media_type_is_case_insensitive(running: Running, content_type: str) -> None:
+@pytest.mark.parametrize("path", ["/v2/bindings", "/V1/bindings", "/api/v1/bindings", "/bindings"])
+def test_json_outside_of_the_paths_of_calls_is_refused_with_where_they_are(running: Running, path: str) -> None:
+    response = running.session.post(running.url + path, json=BIND, timeout=300)
+    assert response.status_code == 415
+    assert "the paths of calls begin with /v1" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/json",
+        "Application/JSON; Charset=UTF-8",
+        "application/json;",
+        "application/json; charset=utf8",
+        'application/json;charset="utf-8";',
+    ],
+)
+def test_media_type_is_accepted_however_clients_write_it(running: Running, content_type: str) -> None:
     body = json.dumps(BIND).encode()
     answer = speak(running, request(body, f"Content-Type: {content_type}", f"Content-Length: {len(body)}"))
     assert status(answer) == 201
