@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 import re
 from ipaddress import ip_network
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import pytest
@@ -111,6 +112,22 @@ def test_form_from_another_site_or_with_a_wrong_csrf_token_is_refused(running: R
     other = Browser(running).sign_in("admin", "other")
     assert browser.post("/sign-out", {"csrf": other.csrf()}).status_code == 403
     assert browser.get("/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "is_same"),
+    [
+        ("https://bindings.example", "bindings.example:443", True),
+        ("http://bindings.example", "Bindings.Example:80", True),
+        ("http://bindings.example:8000", "bindings.example:8000", True),
+        ("https://bindings.example", "bindings.example:80", False),
+        ("https://bindings.example:8443", "bindings.example:443", False),
+        ("null", ":None", False),
+    ],
+)
+def test_origin_is_compared_with_the_host_that_a_proxy_passes_on(origin: str, host: str, *, is_same: bool) -> None:
+    request: Any = SimpleNamespace(headers={"origin": origin, "host": host})
+    assert security._is_same_origin(request) is is_same
 
 
 def test_pages_refuse_json_and_the_api_refuses_forms(running: Running) -> None:

@@ -150,6 +150,9 @@ async def _form(request: Request[Any, Any, Any]) -> dict[str, str]:
     return fields
 
 
+_PORTS = {"http": 80, "https": 443}
+
+
 def _is_same_origin(request: Request[Any, Any, Any]) -> bool:
     """Return whether the form comes from this site, by `Sec-Fetch-Site` or else by `Origin`.
 
@@ -159,4 +162,8 @@ def _is_same_origin(request: Request[Any, Any, Any]) -> bool:
     if site is not None:
         return site == "same-origin"
     origin = request.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == request.headers.get("host", "")
+    if origin is None:
+        return True
+    parts = urlsplit(origin)
+    # A browser leaves the usual port out; some proxies write it.
+    return request.headers.get("host", "").lower() in (parts.netloc, f"{parts.netloc}:{_PORTS.get(parts.scheme)}")
