@@ -14,7 +14,7 @@ from bindings.domain.phone import mask
 from bindings.errors import PhoneInUse
 from bindings.store import sessions
 from bindings.store.schema import searches
-from bindings.web.console.number_text import digits_of_number
+from bindings.web.console.pasted_text import digits_of_number
 from tests.service.harness import POOL, A, B, C, D
 from tests.web.browser import Browser
 
@@ -91,6 +91,21 @@ def test_number_is_found_in_every_way_of_writing_it(running: Running, written: s
 )
 def test_text_that_is_not_a_number_is_not_read_as_one(text: str) -> None:
     assert digits_of_number(text) is None
+
+
+@pytest.mark.parametrize("pasted", ["\u202aorder-42\u202c", "order-42\u200b", "\ufefforder-42 ", "order-42\u00a0"])
+def test_name_is_found_if_copying_has_added_invisible_characters(running: Running, pasted: str) -> None:
+    binding = bind(running.service)
+    browser = Browser(running).sign_in("auditor")
+    assert browser.post("/find", {"q": pasted}).headers["Location"] == f"/bindings/{binding.id}"
+
+
+def test_search_with_a_control_character_is_refused_as_such(running: Running) -> None:
+    browser = Browser(running).sign_in("auditor")
+    response = browser.post("/find", {"q": "order\u202e42"})
+    assert response.status_code == 422
+    assert "must not contain control characters" in response.text
+    assert "is required" not in response.text
 
 
 def test_number_that_begins_with_0_is_a_middle_number_or_a_name_or_refused_with_advice(running: Running) -> None:

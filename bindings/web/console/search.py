@@ -25,8 +25,8 @@ from bindings.validation.fields import phone
 from bindings.web.console import number_at, refusals, time_zones
 from bindings.web.console.export import stream_export
 from bindings.web.console.number_fields import is_middle_number, number_filter
-from bindings.web.console.number_text import digits_of_number
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
+from bindings.web.console.pasted_text import digits_of_number, without_invisible_ends
 from bindings.web.phone_questions import record_question
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def _parse_form(context: PageContext, zone: time_zones.Zone, refined: Search) ->
     """Return the search that the form describes. Raise `InvalidRequest` with all field errors."""
     form = context.form
     field_errors: list[FieldError] = []
-    search = _parse_query(form.get("q", ""), refined, field_errors)
+    search = _parse_query(without_invisible_ends(form.get("q", "")), refined, field_errors)
     party = refined.party if not form.get("party") and not form.get("any_party") else None
     if form.get("party"):
         party = _parse_number(form["party"], "party", field_errors)
@@ -211,9 +211,11 @@ def _parse_query(query: str, refined: Search, field_errors: list[FieldError]) ->
     digits = digits_of_number(query) or ""
     if MIN_NUMBER_DIGITS <= len(digits) <= MAX_DIGITS:
         return Search(number=Phone(digits))
-    if not query or len(query) > MAX_QUERY_LENGTH or has_control_characters(query):
+    if not query or len(query) > MAX_QUERY_LENGTH:
         message = f"is required: an id, a reference or a number, of at most {MAX_QUERY_LENGTH} characters"
         field_errors.append(FieldError("q", message))
+    elif has_control_characters(query):
+        field_errors.append(FieldError("q", "must not contain control characters"))
     return Search(words=query)
 
 
@@ -232,7 +234,8 @@ async def _resolve_ambiguous_number(context: PageContext, search: Search) -> Sea
 
     A middle number may begin with 0, a phone may not: `InvalidRequest` says so if nothing has what was entered.
     """
-    number, query, actor = search.number, context.form.get("q"), context.actor_filter
+    query = without_invisible_ends(context.form.get("q", ""))
+    number, actor = search.number, context.actor_filter
     if number is None or not query:
         return search
 

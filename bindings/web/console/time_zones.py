@@ -13,6 +13,7 @@ from datetime import UTC, datetime, time, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from bindings.errors import FieldError, InvalidRequest
+from bindings.web.console.pasted_text import plain_time
 
 OFFSET = re.compile(r"(?:UTC)?([+-])(\d{1,2}):?([0-5]\d)?\Z")
 NAME = re.compile(r"[A-Za-z]+(?:[/_+-][A-Za-z0-9]+)*\Z")
@@ -56,7 +57,7 @@ def parse(text: str, zone: Zone, now: datetime, *, date_alone: bool = False) -> 
 
     With `date_alone`, a date without a time is accepted as the midnight at its start.
     """
-    text = text.strip()
+    text = plain_time(text)
     if not text:
         return None
     if text.lower() == "now":

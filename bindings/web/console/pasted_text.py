@@ -1,6 +1,6 @@
-"""Numbers as people type and paste them: with separators, in the digits of other scripts, as exports write them.
+"""Numbers, names and times as people type and paste them: as pages and exports show them, or in other scripts.
 
-For the search form only: every other call takes digits, because what is bound must be exact.
+For the console only: every other call takes digits, because what is bound must be exact.
 """
 
 from __future__ import annotations
@@ -14,6 +14,21 @@ _NATIONAL_ZERO = re.compile(r"(?<=[0-9])\(0\)")  # as in +44 (0)20 ...: it is no
 _SEPARATORS = frozenset("./")
 _SEPARATOR_CATEGORIES = ("Zs", "Pd")  # spaces and dashes of every kind
 _INVISIBLE_CATEGORIES = ("Cf", "Mn")  # direction marks, joiners, variation selectors: copied with the number
+
+
+_INVISIBLE = "\\u200b-\\u200f\\u202a-\\u202e\\u2066-\\u2069\\ufeff"  # direction marks, joiners, byte order mark
+_INVISIBLE_ENDS = re.compile(rf"\A[\s{_INVISIBLE}]+|[\s{_INVISIBLE}]+\Z")
+
+
+def without_invisible_ends(text: str) -> str:
+    """Return the text without spaces and invisible characters at its ends, which copying may add."""
+    return _INVISIBLE_ENDS.sub("", text)
+
+
+def plain_time(text: str) -> str:
+    """Return the text of a time as it is typed, with Z for UTC, in which pages show times."""
+    visible = re.sub(f"[{_INVISIBLE}]", "", unicodedata.normalize("NFKC", text)).strip()
+    return re.sub(r"(?<=[0-9]) ?UTC\Z", "Z", visible)
 
 
 def digits_of_number(text: str) -> str | None:
