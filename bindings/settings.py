@@ -84,6 +84,8 @@ def _supported_database(value: SecretStr) -> SecretStr:
         raise ValueError("must begin with sqlite:// or postgresql://")
     if re.fullmatch(r"sqlite://(/(:memory:)?)?", url):
         raise ValueError("must name a file: an SQLite database in memory is lost with its connection")
+    if re.match(r"sqlite://[^/]", url):
+        raise ValueError("must have three slashes before the path of an SQLite file, and four if it is absolute")
     _without_control_characters(url)
     if url.startswith("sqlite") and "?" in url:
         raise ValueError("takes no options after the name of an SQLite file; write a ? in its name as %3F")

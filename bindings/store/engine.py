@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from sqlalchemy import Connection, Engine, create_engine, event, exc, func, select
 from sqlalchemy.engine import URL, make_url
@@ -457,6 +458,10 @@ def _parse_url(url: str) -> URL:
     authority, slash, path = location.partition("/")
     user, at, hosts = authority.rpartition("@")
     user = user.replace("@", "%40")  # of a password: the last one ends it
+    if "%2f" in hosts.lower():  # the folder of a Unix socket, in the form of libpq
+        folder, _, port = unquote(hosts).partition(":")
+        parsed = make_url(f"postgresql+psycopg://{user}{at}{slash}{path}")
+        return parsed.update_query_dict({"host": folder} | ({"port": port} if port else {}))
     if "," not in hosts:
         return make_url(f"postgresql+psycopg://{user}{at}{hosts}{slash}{path}")
     parsed = make_url(f"postgresql+psycopg://{user}{at}{slash}{path}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -287,6 +288,8 @@ def _explain_sqlite(error: exc.DBAPIError, url: URL) -> Failure:
     primary = code & 0xFF
     if primary == sqlite3.SQLITE_CANTOPEN:
         return _explain_cannot_open(url)
+    if primary == sqlite3.SQLITE_IOERR and _has_full_disk(url):  # SQLite says so of its main file alone
+        primary = sqlite3.SQLITE_FULL
     failure = _SQLITE_CODES.get(primary)
     if failure is not None:
         return failure
@@ -298,8 +301,17 @@ def _explain_sqlite(error: exc.DBAPIError, url: URL) -> Failure:
     return Failure(f"SQLite failed with {name}", "restore the file if it is damaged")
 
 
+def _has_full_disk(url: URL) -> bool:
+    try:
+        return shutil.disk_usage(Path(url.database or "").parent).free == 0
+    except OSError:
+        return False
+
+
 def _explain_cannot_open(url: URL) -> Failure:
     file = Path(url.database or "")
+    if file.is_symlink():
+        file = file.resolve()
     if not file.parent.is_dir():
         return Failure(
             f"the folder in {URL_VARIABLE} does not exist", f"create it, or correct the path in {URL_VARIABLE}"

@@ -24,6 +24,7 @@ from bindings.store import events, migrations, schema_version
 from bindings.store.compiled import CompiledStatement
 from bindings.store.database import Database
 from bindings.store.deadline_connection import DeadlineConnection
+from bindings.store.engine import driver_url
 from bindings.store.failures import explain
 from bindings.store.temporary_database import name_of
 from tests.service.harness import in_threads
@@ -314,6 +315,32 @@ def test_full_disk_of_an_sqlite_file_is_named(sqlite_url: str) -> None:
         with pytest.raises(Busy, match="the disk of the SQLite file is full"):
             database.write(work)
     assert count_events(sqlite_url) == 0
+
+
+def test_error_of_a_full_disk_is_named_as_such(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite reports an I/O error if the -wal or -shm file of a full disk cannot grow."""
+    failed = sqlite3.OperationalError("disk I/O error")
+    failed.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+    error = exc.OperationalError(None, None, failed)
+    assert explain(error, make_url(sqlite_url)).cause == "the disk reports an error for the SQLite file"
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: shutil._ntuple_diskusage(9, 9, 0))
+    assert explain(error, make_url(sqlite_url)).cause == "the disk of the SQLite file is full"
+
+
+def test_link_to_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "link.db").symlink_to("nowhere/x.db")
+    with (
+        opened(f"sqlite:///{tmp_path}/link.db") as database,
+        pytest.raises(Busy, match="the folder in BINDINGS_DATABASE_URL does not exist"),
+    ):
+        schema_version.read(database)
+
+
+@pytest.mark.parametrize("port", ["", ":5440"])
+def test_folder_of_a_unix_socket_is_accepted_in_the_form_of_libpq(port: str) -> None:
+    url = driver_url(f"postgresql://u:p@%2Fvar%2Frun%2Fpostgresql{port}/d?application_name=x")
+    options = {"host": "/var/run/postgresql", "application_name": "x"} | ({"port": "5440"} if port else {})
+    assert (url.host, url.database, dict(url.query)) == (None, "d", options)
 
 
 def test_sqlite_file_that_cannot_be_written_is_named(sqlite_url: str) -> None:

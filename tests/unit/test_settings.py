@@ -222,7 +222,13 @@ def test_file_that_is_not_text_is_an_error(tmp_path: Path) -> None:
         load({"BINDINGS_PROVIDER_API_KEY_FILE": str(file)})
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "oracle://x", "bindings.db", ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite://tmp/x.db", "sqlite://x.db"),
+        *("oracle://x", "bindings.db", ""),
+    ],
+)
 def test_in_memory_or_unsupported_database_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="BINDINGS_DATABASE_URL"):
         load({"BINDINGS_DATABASE_URL": url})
