@@ -1,9 +1,10 @@
 """The environment of Alembic: the database URL from Settings, one migration process at a time.
 
-On PostgreSQL a session advisory lock lets one process migrate while others wait, and lock and statement timeouts
-keep a migration from blocking traffic. The others poll for the lock and run no statement meanwhile: CREATE INDEX
-CONCURRENTLY waits for every running statement, so a statement that waits for the lock would be a deadlock. A
-pooler that shares sessions is refused: there the lock and the timeouts may be those of another client's session.
+On PostgreSQL a session advisory lock lets one process migrate while others wait, and a lock timeout keeps a
+migration from blocking traffic. Timeouts of the role or the database for statements do not apply: with them no
+retry would end. The others poll for the lock and run no statement meanwhile: CREATE INDEX CONCURRENTLY waits for
+every running statement, so a statement that waits for the lock would be a deadlock. A pooler that shares sessions
+is refused: there the lock and the timeouts may be those of another client's session.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 MIGRATION_LOCK = 0x62696E64_6D696772  # "bindmigr"
 LOCK_TIMEOUT = "5s"
+SESSION_TIMEOUTS = "statement_timeout", "idle_in_transaction_session_timeout"
 WAIT_FOR_OTHERS_S = 120
 POLL_S = 0.2
 
@@ -45,6 +47,9 @@ def run(connection: Connection) -> None:
     postgres = connection.dialect.name == "postgresql"
     if postgres:
         require_direct(connection)
+        for timeout in SESSION_TIMEOUTS:
+            connection.execute(text(f"SET {timeout} = 0"))
+        connection.commit()
         require_own_tables(connection)
         wait_for_others(connection)
         connection.execute(text(f"SET lock_timeout = '{config.attributes.get('lock_timeout', LOCK_TIMEOUT)}'"))
@@ -68,7 +73,8 @@ def run(connection: Connection) -> None:
         if postgres:
             connection.rollback()
             connection.execute(text(f"SELECT pg_advisory_unlock({MIGRATION_LOCK})"))
-            connection.execute(text("RESET lock_timeout"))
+            for timeout in ("lock_timeout", *SESSION_TIMEOUTS):
+                connection.execute(text(f"RESET {timeout}"))
             connection.execute(text("RESET quote_all_identifiers"))
             connection.commit()
 

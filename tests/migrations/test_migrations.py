@@ -579,6 +579,23 @@ def _indexes(connection: psycopg.Connection[Any], *names: str) -> dict[str, Any]
     return {name: (number, valid) for name, number, valid in rows}
 
 
+@pytest.mark.postgres
+def test_timeouts_of_the_role_do_not_end_a_migration(postgres_server: Server) -> None:
+    url = postgres_server.create()
+    with psycopg.connect(url, autocommit=True) as owner:
+        for timeout in ("statement_timeout", "idle_in_transaction_session_timeout"):
+            owner.execute(f'ALTER DATABASE "{owner.info.dbname}" SET {timeout} = 60000'.encode())
+        owner.execute(
+            "CREATE FUNCTION refuse_timeouts() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " IF current_setting('statement_timeout') <> '0'"
+            " OR current_setting('idle_in_transaction_session_timeout') <> '0'"
+            " THEN RAISE 'a migration has a timeout'; END IF; END $$"
+        )
+        owner.execute("CREATE EVENT TRIGGER no_timeouts ON ddl_command_start EXECUTE FUNCTION refuse_timeouts()")
+    assert migrations.upgrade(url) == HEAD
+    postgres_server.drop(url)
+
+
 def test_growing_tables_have_autovacuum_settings(engine: Engine) -> None:
     if engine.dialect.name == "sqlite":
         return
