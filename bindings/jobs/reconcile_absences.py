@@ -5,13 +5,14 @@ What a row that is listed leads to is in `reconcile_rows`; what the scans prove 
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from bindings.domain.binding import Reason, State
 from bindings.domain.hold import HoldReason
 from bindings.jobs import scan_evidence
 from bindings.jobs.scan_evidence import LiveBindingsListed
-from bindings.store import holds, queries, settle
+from bindings.store import holds, queries, reports, settle
 from bindings.store.bindings import get
 
 if TYPE_CHECKING:
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from bindings.jobs.provider_scan import Scan
     from bindings.jobs.reconcile_context import Findings, ReconcileContext
     from bindings.store.database import Transaction
+
+FEW_MISSING = 10  # bindings, or ...
+FEW_MISSING_SHARE = 0.1  # ... of all that live: so many are ended as soon as two scans miss them
+MANY_MISSING = "the list lacks many bindings"
+LONG_MISSED = timedelta(minutes=10)
+REPORTS_OF_LONG_MISSED = 700  # a run may begin every second
 
 
 def needs_second_scan(context: ReconcileContext, scan: Scan, findings: Findings) -> bool:
@@ -46,13 +53,11 @@ def apply_absences(context: ReconcileContext, first: Scan, second: Scan, finding
     if _shows_ended_ghosts(first, second, findings):
         return
     since, until = first.started_at, second.ended_at
+    live = live_bindings_seen(context, first, since=since, until=until)
     ghosts = scan_evidence.ghosts(
-        first,
-        second,
-        live_bindings_seen(context, first, since=since, until=until),
-        live_bindings_seen(context, second, since=since, until=until),
+        first, second, live, live_bindings_seen(context, second, since=since, until=until)
     )
-    if ghosts is None:
+    if ghosts is None or not _may_end(context, first, live, findings):
         return
     app_id, tolerance = first.app_id, context.tolerance
     for binding_id in context.control.work_through(sorted(ghosts)):
@@ -95,6 +100,29 @@ def _shows_ended_ghosts(first: Scan, second: Scan, findings: Findings) -> bool:
             " taken for ended"
         )
     return bool(ended_as_gone)
+
+
+def _may_end(context: ReconcileContext, scan: Scan, live: LiveBindingsListed, findings: Findings) -> bool:
+    """Return False, with a note, if many bindings are missing that runs have not missed for some time.
+
+    A part of the list may be away for minutes: every scan lacks the same rows then.
+    """
+    missing, total = len(live.missing), len(live.missing) + live.listed_count
+    if missing <= max(FEW_MISSING, FEW_MISSING_SHARE * total):
+        return True
+    subject = f"{MANY_MISSING} of {scan.app_id or 'the account'}:"
+    findings.notes.append(
+        f"{subject} {missing} of {total} living here; they are ended when every run has missed many for 10 minutes"
+    )
+    now = context.runtime.database.clock()
+    missed_since = now
+    for report in context.runtime.database.read(
+        reports.newest, before=None, limit=REPORTS_OF_LONG_MISSED, cases=False
+    ):
+        if not any(note.startswith(subject) for note in report.counts["notes"]):
+            break
+        missed_since = min(missed_since, report.began_at)
+    return now - missed_since >= LONG_MISSED
 
 
 def live_bindings_seen(

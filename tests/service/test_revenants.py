@@ -254,3 +254,47 @@ def test_list_that_shows_an_ended_ghost_again_ends_no_other_binding(harness: Ser
     )
     harness.simulator.remove_binding(str(harness.service.search(phone=A).data[0].bind_id))
     assert harness.service.reconcile().ghosts == 1, "nothing shows any more that the list is late"
+
+
+def bind_many(harness: ServiceHarness, *, hidden: int) -> list[Binding]:
+    """Make thirty bindings, and let the list omit so many of them; return those."""
+    made = [harness.bind(f"9188060010{number:02}", f"9188060020{number:02}") for number in range(30)]
+    harness.clock.advance(LAG_S)
+    show(harness, made[:hidden], hidden=True)
+    return made[:hidden]
+
+
+def show(harness: ServiceHarness, bindings: list[Binding], *, hidden: bool = False) -> None:
+    for binding in bindings:
+        harness.simulator.list_as(int(binding.bind_id or 0), hidden=hidden)
+
+
+def test_many_missing_bindings_are_ended_when_runs_have_missed_them_for_ten_minutes(
+    harness: ServiceHarness,
+) -> None:
+    missing = bind_many(harness, hidden=11)
+    for _ in range(2):
+        counts = harness.service.reconcile()
+        assert counts.ghosts == 0
+        [note] = counts.notes
+        assert note.startswith(f"the list lacks many bindings of {APP}: 11 of 30 living here; they are ended when")
+        harness.clock.advance(300)
+    assert harness.service.get(missing[0].id).state is State.ACTIVE
+    assert harness.service.reconcile().ghosts == 11
+
+
+def test_list_that_is_whole_again_is_not_taken_for_one_that_lacks_bindings_for_long(
+    harness: ServiceHarness,
+) -> None:
+    missing = bind_many(harness, hidden=11)
+    assert harness.service.reconcile().ghosts == 0
+    show(harness, missing)
+    assert harness.service.reconcile().notes == ()
+    show(harness, missing, hidden=True)
+    harness.clock.advance(660)
+    assert harness.service.reconcile().ghosts == 0
+
+
+def test_few_missing_bindings_are_ended_at_once(harness: ServiceHarness) -> None:
+    bind_many(harness, hidden=10)
+    assert harness.service.reconcile().ghosts == 10
