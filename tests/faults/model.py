@@ -379,10 +379,9 @@ class System:
         self._forget_freed_keys(self.rows())
         used = None if request.key is None else self.keys.get(request.key)
         call = BindInProgress(request)
-        self.calls.append(call)
-        result: Binding | errors.BindingsError | None
-        try:
-            result = self.service.bind(
+        result = self._result_of(
+            call,
+            lambda: self.service.bind(
                 phone_a=request.phone_a,
                 phone_b=request.phone_b,
                 pool_number=POOL,
@@ -390,16 +389,25 @@ class System:
                 max_expire_s=request.max_expire_s,
                 mode=request.mode,
                 idempotency_key=request.key,
-            )
-        except errors.BindingsError as error:
-            result = error
-        except Crash:
-            result = None
-        finally:
-            self.calls.pop()
+            ),
+        )
         if result is not None:
             self._judge(call, result, used)
         return result
+
+    def _result_of(
+        self, call: BindInProgress, bind_or_replace: Callable[[], Binding]
+    ) -> Binding | errors.BindingsError | None:
+        """Make a call that is in progress until it returns; return its result or error, None after a crash."""
+        self.calls.append(call)
+        try:
+            return bind_or_replace()
+        except errors.BindingsError as error:
+            return error
+        except Crash:
+            return None
+        finally:
+            self.calls.pop()
 
     def _judge(
         self, call: BindInProgress, result: Binding | errors.BindingsError, used: tuple[Request, str] | None
@@ -454,19 +462,18 @@ class System:
         """Return the request of a replace; what is None is the predecessor's."""
         row = self.rows()[binding_id]
         phones = row.phone_a.digits, phone_b or row.phone_b.digits
-        life = expire_s or row.expire_s
-        longest = None if row.max_expire_s is None else max(row.max_expire_s, life)
-        return Request(*phones, row.mode, life, key, longest, replaces=row.id)
+        lifetime_s = expire_s or row.expire_s
+        longest = None if row.max_expire_s is None else max(row.max_expire_s, lifetime_s)
+        return Request(*phones, row.mode, lifetime_s, key, longest, replaces=row.id)
 
     def replace(self, request: Request) -> Binding | errors.BindingsError | None:
         """Replace and check the result; return it, or None if the process crashed."""
         self._forget_freed_keys(self.rows())
         used = None if request.key is None else self.keys.get(request.key)
         call = BindInProgress(request, successors=self._successor_ids(request))
-        self.calls.append(call)
-        result: Binding | errors.BindingsError | None
-        try:
-            result = self.service.replace(
+        result = self._result_of(
+            call,
+            lambda: self.service.replace(
                 str(request.replaces),
                 phone_a=request.phone_a,
                 phone_b=request.phone_b,
@@ -474,13 +481,8 @@ class System:
                 expire_s=request.expire_s,
                 max_expire_s=request.max_expire_s,
                 idempotency_key=request.key,
-            )
-        except errors.BindingsError as error:
-            result = error
-        except Crash:
-            result = None
-        finally:
-            self.calls.pop()
+            ),
+        )
         if result is not None and used is not None and call.begins in (None, "replay", "any"):
             replayed = isinstance(result, Binding) or result.binding_id is not None
             if replayed and call.begins != "any":

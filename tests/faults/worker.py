@@ -294,9 +294,11 @@ def _random_step(worker: Worker, phones: list[str]) -> None:  # noqa: C901, PLR0
                 worker.fault(rng.choice(BIND_FAULTS), "bind")
             key = _random_key(worker)
             a, b = rng.sample(phones, 2)
-            life, mode = rng.choice(LIFETIMES_S), rng.choice(("AXB", "AXXB"))
-            longest = rng.choice((None, 2 * life))
-            worker.bind(a, b, life, mode=mode, key=key, warn_s=rng.choice((None, life // 2)), max_expire_s=longest)
+            expire_s, mode = rng.choice(LIFETIMES_S), rng.choice(("AXB", "AXXB"))
+            longest = rng.choice((None, 2 * expire_s))
+            worker.bind(
+                a, b, expire_s, mode=mode, key=key, warn_s=rng.choice((None, expire_s // 2)), max_expire_s=longest
+            )
         case "replace":
             ended_or_live = worker.open_service.search(state=rng.choice(("active", "active", "expired"))).data
             if ended_or_live:

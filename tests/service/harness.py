@@ -110,7 +110,9 @@ class ServiceHarness:
                 phone_a=f"91770000{number:03}", phone_b=f"91770001{number:03}", app_id=APP
             )
 
-    def settle_late(self, binding: Binding, entry: Entry, *, life: timedelta = timedelta(seconds=3_000)) -> None:
+    def settle_late(
+        self, binding: Binding, entry: Entry, *, lifetime: timedelta = timedelta(seconds=3_000)
+    ) -> None:
         """Record that the provider made `entry` for a binding that has ended here, as a late answer does."""
         now = self.clock()
         success = settle.Success(
@@ -119,8 +121,8 @@ class ServiceHarness:
             middle_number_b=entry.middle_number_b,
             sent_at=now,
             answered_at=now,
-            expires_at=now + life,
-            held_until=now + life + timedelta(seconds=100),
+            expires_at=now + lifetime,
+            held_until=now + lifetime + timedelta(seconds=100),
             warn_s=None,
         )
         caller = self.service.runtime.caller

@@ -220,7 +220,7 @@ class _Seed:
         self.service.recover()
         self.service.as_caller(actor="key:admin").mark_absent(wrong.id, reason=MARKUP)
         entry = next(entry for entry in self.simulator.ledger if str(entry.phone_a) == wrong.phone_a.digits)
-        self.harness.settle_late(wrong, entry, life=timedelta(days=3))
+        self.harness.settle_late(wrong, entry, lifetime=timedelta(days=3))
 
     def reconciliations(self) -> None:
         """Reports of each case, as dry runs and real runs."""
