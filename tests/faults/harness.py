@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from tests.faults.oracle import Violation
 
 ROOT = Path(__file__).resolve().parents[2]
-APP = "4luaKsL2"
-KEY, SECRET = "bDqJFiq9", "7bz1lzh9"
 CONNECTIONS = 8  # of each process for writes, and for reads: a server may allow 100 in all
 KILLED = -signal.SIGKILL
 WAIT_S = 300.0

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 SSL_REQUEST = 80877103
 GSS_REQUEST = 80877104
-CANCEL_REQUEST = 80877102
 CHANGES = (b"INSERT INTO", b"UPDATE ", FUNCTION.encode())
 KEY_DATA = b"K" + struct.pack("!I", 12)  # with the number of the server's process behind it
 

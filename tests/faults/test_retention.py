@@ -21,7 +21,6 @@ pytestmark = pytest.mark.processes
 DAY_S = 86_400.0
 KEEP_DAYS = 7
 BEGIN = "retention.before_begin"
-OF_PARTITIONS = (BEGIN, "retention.after_mark", "retention.after_detach")
 STEPS = [
     *(("sqlite", name) for name in failpoints.NAMES if name == "retention.in_transaction"),
     *(

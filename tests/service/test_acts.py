@@ -81,10 +81,6 @@ def _redeliver(harness: ServiceHarness, service: BindingService) -> None:
     service.webhooks.redeliver(_dead_delivery(harness, service)[1])
 
 
-def _redeliver_dead(harness: ServiceHarness, service: BindingService) -> None:
-    service.webhooks.redeliver_dead(_dead_delivery(harness, service)[0])
-
-
 def _disable_and_enable(_harness: ServiceHarness, service: BindingService) -> None:
     webhook_id = _add(service)
     service.webhooks.disable(webhook_id)
@@ -155,6 +151,15 @@ def test_failed_act_leaves_no_event_and_no_change(harness: ServiceHarness, act: 
         assert service.api_keys.list() == []
     if act is Act.WEBHOOK_REMOVED:
         assert len(service.webhooks.list()) == 1
+
+
+def test_sending_all_dead_deliveries_again_leaves_one_event_with_their_number(harness: ServiceHarness) -> None:
+    service = _admin(harness)
+    webhook_id, _ = _dead_delivery(harness, service)
+    assert [service.webhooks.redeliver_dead(webhook_id) for _ in range(2)] == [1, 0]
+    details = [event.detail for event in _events(harness, EventKind.ADMINISTERED)]
+    [redelivered] = [detail for detail in details if detail["act"] == Act.WEBHOOK_REDELIVERED]
+    assert redelivered == {"act": Act.WEBHOOK_REDELIVERED, "id": webhook_id, "deliveries": 1}
 
 
 def test_repeated_act_without_effect_leaves_no_second_event(harness: ServiceHarness) -> None:

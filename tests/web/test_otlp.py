@@ -61,9 +61,6 @@ class Collector:
         self._server.server_close()
         thread.join(300)
 
-    def _bodies_at(self, path: str) -> list[bytes]:
-        return [body for requested, body in self.bodies if requested == path]
-
     @property
     def spans(self) -> list[Any]:
         requests = [
