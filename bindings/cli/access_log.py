@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @options.time_option("--since", help_text=HELP["since"])
 @options.time_option("--until", help_text=HELP["until"])
 @options.cursor
-@click.option("--limit", type=options.WholeNumber(), default=50, show_default=True, help="1 to 200.")
+@options.limit()
 @options.as_json
 def access_log(*, as_json: bool, **filters: RawValue) -> None:
     """List reveals, searches by a phone, exports and administrative acts, newest first.
@@ -44,8 +44,8 @@ def access_log(*, as_json: bool, **filters: RawValue) -> None:
     if page.searched_to is not None:
         at = output.format_instant(page.searched_to)
         output.message(f"Entries back to {at} were looked at. Older ones: add --cursor {page.next_cursor}")
-    elif page.next_cursor is not None:
-        output.message(f"There are more: add --cursor {page.next_cursor}")
+    else:
+        output.next_page(page.next_cursor)
 
 
 def _row(entry: AccessLogEntry) -> list[str]:

@@ -69,7 +69,7 @@ def bind(
     required = options.report_missing(
         phone_a=phone_a, phone_b=phone_b, pool_number=pool_number, expire_s=expire_s, mode=mode
     )
-    with context.open_service(as_json=as_json) as service, required, _shown_if_unknown(as_json=as_json):
+    with context.open_service(as_json=as_json) as service, required, _show_if_unknown(as_json=as_json):
         request = validation.bind_request(
             phone_a=phone_a,
             phone_b=phone_b,
@@ -98,7 +98,7 @@ def extend(binding_id: str, *, expire_s: RawValue, as_json: bool) -> None:
     """
     with context.open_service(as_json=as_json) as service, options.report_missing(expire_s=expire_s):
         binding = service.extend(binding_id, expire_s=expire_s)
-    _show(binding, as_json=as_json)
+    output.record(binding, as_json=as_json)
 
 
 @click.command()
@@ -156,7 +156,7 @@ def replace(
     from bindings.validation import requests as validation
 
     with context.open_service(as_json=as_json) as service:
-        with _shown_if_unknown(as_json=as_json):
+        with _show_if_unknown(as_json=as_json):
             changes = validation.replacement(
                 phone_a=phone_a,
                 phone_b=phone_b,
@@ -258,9 +258,9 @@ def _refuse_mixed(binding_id: str | None, *, for_one: dict[str, RawValue], for_a
 
 
 def _unbind_one(binding_id: str, *, reason: str | None, after_s: RawValue, as_json: bool) -> None:
-    with context.open_service(as_json=as_json) as service, _shown_if_unknown(as_json=as_json):
+    with context.open_service(as_json=as_json) as service, _show_if_unknown(as_json=as_json):
         binding = service.unbind(binding_id, reason=reason, after_s=after_s)
-    _show(binding, as_json=as_json)
+    output.record(binding, as_json=as_json)
 
 
 def _show_all(result: ReleaseResult) -> None:
@@ -295,31 +295,24 @@ def mark_absent(binding_id: str, *, reason: str | None, dry_run: bool, as_json: 
     """
     with context.open_service(as_json=as_json) as service, options.report_missing(reason=reason):
         result = service.mark_absent(binding_id, reason=reason or "", dry_run=dry_run)
-    _show(result.after, as_json=as_json)
+    output.record(result.after, as_json=as_json)
     if dry_run:
         output.message("Dry run: nothing was changed; the binding is shown as it would be.")
 
 
 @contextmanager
-def _shown_if_unknown(*, as_json: bool) -> Iterator[None]:
+def _show_if_unknown(*, as_json: bool) -> Iterator[None]:
     """Print the binding of an `OutcomeUnknown` before the error itself is reported."""
     from bindings.errors import OutcomeUnknown
 
     try:
         yield
     except OutcomeUnknown as unknown:
-        _show(unknown.binding, as_json=as_json)
+        output.record(unknown.binding, as_json=as_json)
         raise
 
 
 def _show_result(result: BindResult, *, as_json: bool) -> None:
-    _show(result.binding, as_json=as_json)
+    output.record(result.binding, as_json=as_json)
     if result.replayed and not as_json:
         output.message("An earlier call with this idempotency key made it: nothing was sent now.")
-
-
-def _show(binding: Binding, *, as_json: bool) -> None:
-    if as_json:
-        output.emit(binding)
-    else:
-        output.details(binding)

@@ -89,14 +89,16 @@ def _usage_error(error: click.UsageError) -> FieldError:
         case click.MissingParameter(param=click.Parameter(name=str(name))):
             return FieldError(name, "is needed")
         case click.NoSuchOption(option_name=name):
-            return FieldError(_masked(name), "is not an option of this command")
+            return FieldError(_mask_numbers(name), "is not an option of this command")
         case click.BadParameter(param=click.Parameter(name=str(name))) | click.BadOptionUsage(option_name=name):
-            return FieldError(_masked(name), _masked(f"is not valid: {error.format_message()}".rstrip(".")))
+            return FieldError(
+                _mask_numbers(name), _mask_numbers(f"is not valid: {error.format_message()}".rstrip("."))
+            )
         case _:
-            return FieldError("command line", _masked(f"is not valid: {error.format_message()}".rstrip(".")))
+            return FieldError("command line", _mask_numbers(f"is not valid: {error.format_message()}".rstrip(".")))
 
 
-def _masked(text: str) -> str:
+def _mask_numbers(text: str) -> str:
     return LONG_NUMBER.sub(lambda match: mask(match[0]), text)
 
 

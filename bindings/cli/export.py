@@ -268,7 +268,7 @@ def _destination(path: str | None, written: _WrittenFile) -> Iterator[Callable[[
         try:
             with open(descriptor, "wb") as out:  # noqa: PTH123 -- it is a descriptor
                 hashed = _HashedFile(out, written)
-                with _compressed(hashed) if path.endswith(".gz") else nullcontext(hashed) as file:
+                with _gzip_file(hashed) if path.endswith(".gz") else nullcontext(hashed) as file:
                     yield lambda text: file.write(text.encode())
                 out.flush()
                 os.fsync(descriptor)
@@ -283,7 +283,7 @@ def _write_to_stdout(written: _WrittenFile, text: str) -> None:
     sys.stdout.write(text)
 
 
-def _compressed(out: _HashedFile) -> GzipFile:
+def _gzip_file(out: _HashedFile) -> GzipFile:
     import gzip
 
     return gzip.GzipFile(filename="", mode="wb", compresslevel=COMPRESS_LEVEL, fileobj=out, mtime=0)

@@ -101,7 +101,7 @@ def pools(*, as_json: bool) -> None:
         service.count_pools()
         pools_in_use = service.pools()
     if as_json:
-        output.emit({"data": pools_in_use, "next_cursor": None})
+        output.emit_list(pools_in_use)
         return
     rows = [
         (
@@ -239,7 +239,7 @@ def _case_details(case: dict[str, Any]) -> str:
 
 @reports.command("list")
 @options.cursor
-@click.option("--limit", type=options.WholeNumber(), default=20, show_default=True, help="1 to 200.")
+@options.limit(20)
 @options.as_json
 def list_(*, cursor: str | None, limit: RawValue, as_json: bool) -> None:
     """List the reports of reconciliations, newest first. --json includes every case."""
@@ -263,8 +263,7 @@ def list_(*, cursor: str | None, limit: RawValue, as_json: bool) -> None:
             for report in page.data
         ],
     )
-    if page.next_cursor is not None:
-        output.message(f"There are more: add --cursor {page.next_cursor}")
+    output.next_page(page.next_cursor)
 
 
 def _show_result(result: ReconcileResult) -> None:

@@ -161,6 +161,11 @@ binding_id = click.argument("binding_id", metavar="ID")
 cursor = click.option("--cursor", help="Continue after the page that returned this cursor.")
 
 
+def limit(default: int = 50) -> Callable[[Command], Command]:
+    """Return an option for the number of rows of a page."""
+    return click.option("--limit", type=WholeNumber(), default=default, show_default=True, help="1 to 200.")
+
+
 def reveal_options(command: Command) -> Command:
     """Add `--reveal --reason TEXT`; the command gets `reveal_reason` (None: phones stay masked)."""
 

@@ -82,6 +82,12 @@ def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], colours: 
     Console(highlight=False).print(rich_table)
 
 
+def record(value: Any, *, as_json: bool, revealed: bool = False) -> None:
+    """Print one record: as a JSON object, or one field per line."""
+    show = emit if as_json else details
+    show(value, revealed=revealed)
+
+
 def details(record: Any, *, revealed: bool = False) -> None:
     """Print one record, one field per line; fields that are not set are left out."""
     values = to_plain(record, revealed=revealed)
@@ -92,6 +98,12 @@ def details(record: Any, *, revealed: bool = False) -> None:
             click.echo(f"{name.ljust(width)}{GAP}{escape_unprintable(text)}")
 
 
+def next_page(cursor: str | None) -> None:
+    """Print on stderr how to list the page after this one, if there is one."""
+    if cursor is not None:
+        message(f"There are more: add --cursor {cursor}")
+
+
 def bindings(
     records: Sequence[Binding], *, revealed: bool = False, extra: Mapping[str, Sequence[str]] | None = None
 ) -> None:
@@ -100,13 +112,13 @@ def bindings(
     `extra` are further columns, by heading; they come first.
     """
     first_columns = extra or {}
-    flat = list(_prepend(first_columns, (_flat(binding, revealed=revealed) for binding in records)))
+    flat = list(_prepend(first_columns, (_flat_row(binding, revealed=revealed) for binding in records)))
     columns = [*first_columns, "REQUESTED", "ID", "STATE", "REASON", "MODE", "POOL", "PHONES", "MIDDLE"]
     columns += ["EXPIRES", "REFERENCE"]
     if not sys.stdout.isatty() or _width(columns, flat) <= shutil.get_terminal_size().columns:
         table(columns, flat)
         return
-    stacked = _prepend(first_columns, (_stacked(binding, revealed=revealed) for binding in records))
+    stacked = _prepend(first_columns, (_stacked_row(binding, revealed=revealed) for binding in records))
     table([*first_columns, "BINDING", "STATE", "REQUESTED, EXPIRES"], list(stacked))
 
 
@@ -141,7 +153,7 @@ def _width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
     return sum(widths) + len(GAP) * (len(columns) - 1)
 
 
-def _flat(binding: Binding, *, revealed: bool) -> list[str]:
+def _flat_row(binding: Binding, *, revealed: bool) -> list[str]:
     a, b = _phones(binding, revealed=revealed)
     numbers = dict.fromkeys((binding.middle_number_a, binding.middle_number_b))
     return [
@@ -158,7 +170,7 @@ def _flat(binding: Binding, *, revealed: bool) -> list[str]:
     ]
 
 
-def _stacked(binding: Binding, *, revealed: bool) -> list[str]:
+def _stacked_row(binding: Binding, *, revealed: bool) -> list[str]:
     a, b = _phones(binding, revealed=revealed)
     pairs = ((a, binding.middle_number_a), (b, binding.middle_number_b))
     parties = [f"{GAP}{phone} sees {escape_unprintable(number or '-')}" for phone, number in pairs]

@@ -59,14 +59,13 @@ def get(binding_id: str, *, reveal_reason: str | None, as_json: bool) -> None:
     with context.open_service(as_json=as_json) as service:
         binding = service.get(binding_id)
         context.record_reveal(service, [binding.id], reveal_reason)
-    show = output.emit if as_json else output.details
-    show(binding, revealed=reveal_reason is not None)
+    output.record(binding, as_json=as_json, revealed=reveal_reason is not None)
 
 
 @click.command("list")
 @_filter_options(HELP)
 @options.cursor
-@click.option("--limit", type=options.WholeNumber(), default=50, show_default=True, help="1 to 200.")
+@options.limit()
 @options.reveal_options
 @options.as_json
 def list_(
@@ -90,7 +89,7 @@ def list_(
 @click.command()
 @_filter_options(REFUSAL_HELP)
 @options.cursor
-@click.option("--limit", type=options.WholeNumber(), default=50, show_default=True, help="1 to 200.")
+@options.limit()
 @options.as_json
 def refusals(*, cursor: str | None, limit: RawValue, as_json: bool, **filters: RawValue) -> None:
     """List binds that were refused before the provider was called, newest first.
@@ -121,7 +120,7 @@ def refusals(*, cursor: str | None, limit: RawValue, as_json: bool, **filters: R
         for refusal in page.data
     ]
     output.table(["AT", "ERROR", "PHONES", "MODE", "HELD BY", "HELD UNTIL", "BY", "REFERENCE"], rows)
-    _point_to_next_page(page.next_cursor)
+    output.next_page(page.next_cursor)
 
 
 def _nothing_refused(filters: Mapping[str, RawValue]) -> str:
@@ -341,14 +340,9 @@ def _show(
         output.bindings(records, revealed=revealed)
     else:
         output.message(empty)
-    _point_to_next_page(next_cursor)
+    output.next_page(next_cursor)
     if phone_holds is not None:
         _show_holds(phone_holds, empty="No hold of this number outside of an active binding is recorded.")
-
-
-def _point_to_next_page(next_cursor: str | None) -> None:
-    if next_cursor is not None:
-        output.message(f"There are more: add --cursor {next_cursor}")
 
 
 def _show_holds(holds: Sequence[PhoneHold], *, empty: str) -> None:

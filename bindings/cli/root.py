@@ -133,7 +133,7 @@ class Root(LazyGroup):
         try:
             code = super().main(arguments, prog_name or "bindings", standalone_mode=False)
         except (click.Abort, KeyboardInterrupt):
-            code = _report(_interrupted(), arguments)
+            code = _report(_interruption(), arguments)
         except Exception as error:  # noqa: BLE001 -- a traceback may contain a phone
             code = _report(error, arguments)
         sys.exit(code or 0)
@@ -165,7 +165,7 @@ def _report(error: Exception, arguments: Sequence[str]) -> int:
         return error_report.exit_code(error)
 
 
-def _interrupted() -> Exception:
+def _interruption() -> Exception:
     from bindings.cli.error_report import Interrupted
 
     return Interrupted()
@@ -189,8 +189,7 @@ def main() -> None:
     _replace_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # a reference may have characters that the terminal cannot show
+            # A reference may have characters that the terminal cannot show.
+            stream.reconfigure(errors="backslashreplace")
     _add_help(root)
     root.main()

@@ -69,7 +69,7 @@ def simulator(*, port: RawValue, faults: tuple[str, ...], policy: str, as_json: 
 
     config = validation.settings()
     simulated = _simulator(config, port=port, faults=faults, policy=policy)
-    with context.stop_on_signal() as stop, _listening(simulated):
+    with context.stop_on_signal() as stop, _start(simulated):
         _announce(simulated, config, as_json=as_json)
         stop.wait()
 
@@ -106,7 +106,7 @@ def _policy(value: str) -> str:
     return value
 
 
-def _listening(simulated: Simulator) -> Simulator:
+def _start(simulated: Simulator) -> Simulator:
     from bindings.errors import FieldError, InvalidRequest
 
     try:

@@ -107,7 +107,7 @@ def test_(command: click.Context, webhook_id: str, *, as_json: bool) -> None:
 @webhook_id
 @click.option("--state", help="pending, delivered or dead.")
 @options.cursor
-@click.option("--limit", type=options.WholeNumber(), default=50, show_default=True, help="1 to 200.")
+@options.limit()
 @options.as_json
 def deliveries(webhook_id: str, *, state: str | None, cursor: str | None, limit: RawValue, as_json: bool) -> None:
     """List the sent and pending deliveries of a webhook, newest event first."""
@@ -123,8 +123,7 @@ def deliveries(webhook_id: str, *, state: str | None, cursor: str | None, limit:
         ["ID", "EVENT", "BINDING", "STATE", "ATTEMPTS", "NEXT OR FINISHED", "LAST ERROR"],
         [_row(delivery) for delivery in page.data],
     )
-    if page.next_cursor is not None:
-        output.message(f"There are more: add --cursor {page.next_cursor}")
+    output.next_page(page.next_cursor)
 
 
 @webhooks.command()
@@ -166,7 +165,7 @@ def rotate(webhook_id: str, *, as_json: bool) -> None:
 def disable(webhook_id: str, *, as_json: bool) -> None:
     """Stop sending to a webhook. New events stay pending for it."""
     with context.open_service(as_json=as_json) as service:
-        _show(service.webhooks.disable(webhook_id), as_json=as_json)
+        output.record(service.webhooks.disable(webhook_id), as_json=as_json)
 
 
 @webhooks.command()
@@ -175,7 +174,7 @@ def disable(webhook_id: str, *, as_json: bool) -> None:
 def enable(webhook_id: str, *, as_json: bool) -> None:
     """Resume sending to a webhook, starting with the pending events."""
     with context.open_service(as_json=as_json) as service:
-        _show(service.webhooks.enable(webhook_id), as_json=as_json)
+        output.record(service.webhooks.enable(webhook_id), as_json=as_json)
 
 
 @webhooks.command()
@@ -203,15 +202,9 @@ def _check_redeliver_options(delivery_id: str | None, *, dead: bool, webhook: st
 
 
 def _show_secret(created: WebhookWithSecret, *, as_json: bool) -> None:
-    show = output.emit if as_json else output.details
-    show(serialization.fields(created.webhook) | {"secret": created.secret})
+    output.record(serialization.fields(created.webhook) | {"secret": created.secret}, as_json=as_json)
     if not as_json:
         output.message("The receiver checks signatures with this secret. It is not shown again.")
-
-
-def _show(webhook: Webhook, *, as_json: bool) -> None:
-    show = output.emit if as_json else output.details
-    show(webhook)
 
 
 def _state(webhook: Webhook) -> str:
