@@ -104,7 +104,7 @@ def in_context(call: Callable[[], Result]) -> Callable[[], Result]:
 
 
 def submit(threads: ThreadPoolExecutor, call: Callable[[], Result]) -> Future[Result]:
-    """Return the future of a call on a thread. If the system allows no more thread, raise `Busy`: it never runs.
+    """Return the future of a call on a thread. If no thread can be started, raise `Busy`: it never runs.
 
     The executor itself would keep such a call in its queue, and run it on the next thread that it can start.
     """
@@ -113,16 +113,16 @@ def submit(threads: ThreadPoolExecutor, call: Callable[[], Result]) -> Future[Re
         threads.submit(submitted.run)
     except RuntimeError as error:
         if submitted.future.cancel():  # else a thread that has become free runs it already
-            raise no_thread() from error
+            raise no_thread(error) from error
     return submitted.future
 
 
-def no_thread() -> Busy:
-    """Return the error of a call for which no thread can be started."""
+def no_thread(error: RuntimeError) -> Busy:
+    """Return the error of a call for which no thread can be started: the system allows none, or the process ends."""
     return Busy(
-        "the system allows this process no more threads; nothing was done",
+        f"no thread can be started for this call ({error}); nothing was done",
         retry_after_s=RETRY_AFTER_S,
-        todo="raise the limit of its processes and threads, such as pids_limit of a container",
+        todo="if the process is not ending, raise its limit of threads, such as pids_limit of a container",
     )
 
 

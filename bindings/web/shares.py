@@ -121,7 +121,7 @@ class FairThreads:
             thread.start()
         except RuntimeError as error:
             if not self._threads:
-                raise no_thread() from error
+                raise no_thread(error) from error
         else:
             self._threads.append(thread)
 

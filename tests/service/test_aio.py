@@ -315,7 +315,7 @@ def test_bind_for_which_no_thread_can_be_started_is_refused_and_never_runs(
         occupied = asyncio.create_task(service.run_change(go_on.wait))
         await asyncio.sleep(0)
         monkeypatch.setattr(threading.Thread, "start", fail)
-        with pytest.raises(Busy, match="no more threads"):
+        with pytest.raises(Busy, match="no thread can be started"):
             await service.bind(**pair(1))
         monkeypatch.undo()
         go_on.set()
@@ -345,7 +345,7 @@ def test_call_that_a_thread_takes_although_no_other_could_be_started_is_awaited(
         if is_free_again:
             assert aio.submit(threads, begun.set).result(0) is None
         else:
-            with pytest.raises(Busy, match="no more threads"):
+            with pytest.raises(Busy, match="no thread can be started"):
                 aio.submit(threads, begun.set)
             queued[0]()
     assert begun.is_set() is is_free_again

@@ -190,7 +190,7 @@ def test_thread_that_cannot_be_started_takes_no_place_and_loses_no_call(monkeypa
     async def scenario() -> None:
         threads = FairThreads(16, thread_name="limited")
         monkeypatch.setattr(threading.Thread, "start", fail)
-        with pytest.raises(Busy, match="no more threads"):
+        with pytest.raises(Busy, match="no thread can be started"):
             threads.run("one", lambda: 7)
         monkeypatch.undo()
         running = [threads.run("one", lambda: release.wait(300))]
@@ -219,7 +219,7 @@ def test_call_for_which_no_thread_can_be_started_is_busy_and_keeps_no_place(
         run = partial(getattr(executors, call), *["one"] * (call in ("run_bind", "run_provider_call")))
         monkeypatch.setattr(threading.Thread, "start", fail)
         for number in range(3):
-            with pytest.raises(Busy, match="no more threads"):
+            with pytest.raises(Busy, match="no thread can be started"):
                 await run(partial(calls.append, number))
         monkeypatch.undo()
         await run(partial(calls.append, 3))
