@@ -118,7 +118,7 @@ def submit(threads: ThreadPoolExecutor, call: Callable[[], Result]) -> Future[Re
 
 
 def no_thread(error: RuntimeError) -> Busy:
-    """Return the error of a call for which no thread can be started: the system allows none, or the process ends."""
+    """Return the error of a call for which no thread can be started, by a limit or because the process ends."""
     return Busy(
         f"no thread can be started for this call ({error}); nothing was done",
         retry_after_s=RETRY_AFTER_S,
