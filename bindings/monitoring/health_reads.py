@@ -53,6 +53,7 @@ def reads_of_all(database: Database, config: Settings) -> ReadOnce:
     of_bindings = [
         call(queries.longest_overdue, now),
         call(queries.count_releases_owed, now, limit=MAX_RELEASES_READ),
+        call(job_runs.last_finished, "pools"),
         call(refusals.count_account_refusals, now, period=activity_checks.PERIOD, limit=activity_checks.MAX_BINDS),
     ]
     of_account = [call(phone_sealing.status), call(protection.maintenance_until)]

@@ -16,7 +16,7 @@ from sqlalchemy import insert
 
 from bindings import errors
 from bindings.domain.binding import Caller, EventKind, State
-from bindings.jobs.registry import EXPIRE, RECONCILE
+from bindings.jobs.registry import EXPIRE, POOLS, RECONCILE
 from bindings.jobs.runner import JobRunner
 from bindings.monitoring import activity_checks
 from bindings.store import reports
@@ -307,6 +307,29 @@ def test_overview_shows_whether_there_are_problems(
     areas = dict(re.findall(r'<li class="(?:ok|warn|red)">\s+<h2>([^<]+) <span class="state (\w+)"', page))
     assert areas == {title: "pending" if title == "Doubts" else "active" for title in (*AREAS, OTHER)}
     assert "Recorded in the database: default." in page, "a value keeps its case"
+
+
+def test_active_bindings_are_counted_as_none_when_the_last_one_has_ended(
+    harness: ServiceHarness, console: Running
+) -> None:
+    browser = Browser(console).sign_in("auditor")
+    tile = r"Active, last count</dt><dd>(.*?)</dd><dd class=\"help\">(\w+)"
+
+    def shown() -> tuple[str, str]:
+        text = re.search(tile, browser.get("/overview").text)
+        assert text is not None
+        return re.sub("<[^>]+>", "", text[1]), text[2]
+
+    assert shown() == (NO_VALUE, "not")
+    runner = JobRunner(harness.service.runtime)
+    binding = harness.bind(A, B)
+    runner.run_once_per_period(POOLS, 60)
+    assert shown() == ("1", "counted")
+    harness.service.unbind(binding.id)
+    harness.clock.advance(60)
+    runner.run_once_per_period(POOLS, 60)
+    assert shown() == ("0", "counted")
+    assert "No pool in use" in browser.get("/pools").text
 
 
 def test_pools_page_shows_the_use_and_the_forecast(harness: ServiceHarness, console: Running) -> None:

@@ -9,18 +9,22 @@ from litestar import Request, get
 
 from bindings.domain.binding import EventKind
 from bindings.domain.roles import Permission
+from bindings.jobs.registry import POOLS
 from bindings.monitoring import health, overview
 from bindings.monitoring.chart_range import TimeRange
 from bindings.monitoring.check import Level
 from bindings.monitoring.health_metrics import MAX_DOUBTS_READ
 from bindings.monitoring.health_reads import reads_of_all
 from bindings.monitoring.statistics import event_statistics, pool_forecasts
+from bindings.store import job_runs
 from bindings.web.api import ops_routes
 from bindings.web.console import check_areas
 from bindings.web.console.charts import SeriesToDraw, charts
 from bindings.web.console.page_context import PageContext, PageResponse
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from bindings.monitoring.check import Check
     from bindings.monitoring.overview import Overview
     from bindings.monitoring.statistics import EventStatistics, PoolForecast
@@ -35,11 +39,15 @@ KINDS = (*CREATED, *ENDED, EventKind.FAILED, EventKind.IN_DOUBT, EventKind.REFUS
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
-    """What the page shows of the database. The checks of the process stand between the two parts of the checks."""
+    """What the page shows of the database. The checks of the process stand between the two parts of the checks.
+
+    `pools_counted_at` is when the pools were last counted, also if none was in use.
+    """
 
     overview: Overview
     statistics: EventStatistics
     forecasts: list[PoolForecast]
+    pools_counted_at: datetime | None
     readiness: tuple[Check, ...]
     of_service: tuple[Check, ...]
 
@@ -52,6 +60,7 @@ def read(service: BindingService) -> Data:
         overview=overview.build_overview(runtime, reads),
         statistics=event_statistics(reads, TimeRange.HOUR.chart_range(reads.clock()), KINDS),
         forecasts=pool_forecasts(reads),
+        pools_counted_at=reads.read(job_runs.last_finished, POOLS.name),
         readiness=health.readiness_checks(runtime, reads),
         of_service=health.service_checks(runtime, reads),
     )
@@ -65,6 +74,7 @@ async def show(request: Request[Any, Any, Any]) -> PageResponse:
     statistics, forecasts = data.statistics, data.forecasts
     checks = (*data.readiness, *ops_routes.process_checks(context.app_state), *data.of_service)
     counted_times = [forecast.pool.counted_at for forecast in forecasts if forecast.pool.counted_at is not None]
+    counted_at = min(counted_times, default=data.pools_counted_at)
     return context.render(
         "overview.html",
         refresh_s=REFRESH_S,
@@ -76,8 +86,8 @@ async def show(request: Request[Any, Any, Any]) -> PageResponse:
         checks=checks,
         areas=check_areas.by_area(checks),
         level=health.service_level(checks),
-        active=sum(forecast.pool.live or 0 for forecast in forecasts) if counted_times else None,
-        counted_at=min(counted_times, default=None),
+        active=None if counted_at is None else sum(forecast.pool.live or 0 for forecast in forecasts),
+        counted_at=counted_at,
         max_counted_doubts=MAX_DOUBTS_READ,
     )
 
