@@ -444,8 +444,8 @@ REASONS: Mapping[Reason, ReasonInfo] = MappingProxyType(
                 title="never sent",
                 effect=NO_BINDING,
                 cause="the provider was not reached (name resolution, the network, TLS), or the process was paused"
-                " or its database slow until it was too late to send; of a replace also that the old binding's end"
-                " was not confirmed in time",
+                " or its database slow until it was too late to send; a successor is not sent either if the end"
+                " of the old binding is not confirmed in time",
                 remedy="check BINDINGS_PROVIDER_URL, the network and the load of this host: `bindings doctor`",
                 responsible=ResponsibleParty.HOST,
             ),
