@@ -89,7 +89,11 @@ class SchemaVersion:
             return f"that of another program: its alembic_version is {self.revision!r}"
         if self.newer:
             return f"at {self.revision}: too new for this version, which needs {HEAD}"
-        return f"at {self.revision or 'nothing'}, this version needs {HEAD}"
+        return (
+            f"missing, this version needs {HEAD}"
+            if self.revision is None
+            else f"at {self.revision}, this version needs {HEAD}"
+        )
 
     def remedy(self) -> str | None:
         """Return what to do if the schema is not accepted, else None."""

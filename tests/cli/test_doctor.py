@@ -132,6 +132,7 @@ def test_missing_schema_is_red_and_names_the_command(shell: Shell, tmp_path: Pat
     shell.set(database_url=f"sqlite:///{tmp_path / 'new.db'}")
     checks = checks_of(shell, code=1)
     assert (checks["schema"]["level"], checks["schema"]["todo"]) == ("red", "run `bindings db upgrade`")
+    assert checks["schema"]["seen"].startswith("missing, this version needs ")
     assert checks["sweep"]["seen"] == "not checked"
     assert checks["account"]["level"] == "ok"
     advice = "correct `schema` first, then check again"

@@ -8,6 +8,7 @@ after. A sentence that the code gains is added here: the table must have every s
 from __future__ import annotations
 
 from datetime import timedelta
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
@@ -199,6 +200,12 @@ def standby_that_may_lack_commits(world: World) -> None:
 @condition("schema", "warn", FIRST, "not checked")
 def database_away(world: World) -> Sequence[Check]:
     return health.run_diagnostics(world.environment(database_url=AWAY))
+
+
+@condition("schema", "red", "missing, this version needs {}", "run `bindings db upgrade`")
+def no_schema(world: World) -> Sequence[Check]:
+    with TemporaryDirectory() as folder:
+        return health.run_diagnostics(world.environment(database_url=f"sqlite:///{folder}/new.db"))
 
 
 @condition("schema", "red", "at {}, this version needs {}", "run `bindings db upgrade`")
