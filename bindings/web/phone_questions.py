@@ -35,8 +35,7 @@ def record_question(
         is_counted=not has_match if is_counted is None else is_counted,
     )
     if retry_after_s is not None:
-        limit = service.phone_searches.limit(Budget.PHONE_SEARCHES)
-        raise problems.BudgetUsedUp(Budget.PHONE_SEARCHES, limit=limit, retry_after_s=retry_after_s)
+        raise _budget_used_up(service, Budget.PHONE_SEARCHES, retry_after_s)
 
 
 class HeldAnswers:
@@ -53,16 +52,16 @@ class HeldAnswers:
         """Raise `BudgetUsedUp` if this process knows that the budget of the principal's key is used up."""
         remaining_s = self._refused_until.get((principal.actor, principal.key_id), 0.0) - time.monotonic()
         if remaining_s > 0:
-            raise _used_up(service, int(remaining_s) + 1)
+            raise _budget_used_up(service, Budget.HELD_ANSWERS, int(remaining_s) + 1)
 
     def count(self, service: BindingService, principal: Principal) -> None:
         """Count an answer, before it is shown. Raises `BudgetUsedUp`: then it must not be shown."""
         retry_after_s = service.phone_searches.count_held_answer()
         if retry_after_s is not None:
             self._refused_until[principal.actor, principal.key_id] = time.monotonic() + retry_after_s
-            raise _used_up(service, retry_after_s)
+            raise _budget_used_up(service, Budget.HELD_ANSWERS, retry_after_s)
 
 
-def _used_up(service: BindingService, retry_after_s: int) -> problems.BudgetUsedUp:
-    limit = service.phone_searches.limit(Budget.HELD_ANSWERS)
-    return problems.BudgetUsedUp(Budget.HELD_ANSWERS, limit=limit, retry_after_s=retry_after_s)
+def _budget_used_up(service: BindingService, budget: Budget, retry_after_s: int) -> problems.BudgetUsedUp:
+    limit = service.phone_searches.limit(budget)
+    return problems.BudgetUsedUp(budget, limit=limit, retry_after_s=retry_after_s)

@@ -76,10 +76,15 @@ INVALID_KEY = FieldError(KEY_HEADER, "must be given once, as 1 to 255 visible AS
 async def bind(request: Request[Any, Any, Any]) -> ApiResponse:
     """Bind two phones."""
     call = ApiRequest(request)
-    key = _idempotency_key(request)
-    fields = call.body(requests.Bind, header_errors=[INVALID_KEY] if key == "" else [])
-    fields["idempotency_key"] = key
+    fields = _body_with_key(call, requests.Bind)
     return await _run_bind(call, _bind, call.service, fields)
+
+
+def _body_with_key(call: ApiRequest, model: type[requests.RequestModel]) -> dict[str, Any]:
+    """Return the fields of the body, and `idempotency_key` from its header; raises as `ApiRequest.body` does."""
+    key = _idempotency_key(call.request)
+    fields = call.body(model, header_errors=[INVALID_KEY] if key == "" else [])
+    return fields | {"idempotency_key": key}
 
 
 def _idempotency_key(request: Request[Any, Any, Any]) -> str | None:
@@ -92,18 +97,20 @@ def _idempotency_key(request: Request[Any, Any, Any]) -> str | None:
 
 def _bind(service: BindingService, fields: dict[str, Any]) -> BindResult:
     app_id = service.runtime.app_id_or_default(fields.get("app_id"))
-    with _key_named_as_header():
+    with _name_key_as_header():
         return service.bind_request(validation.bind_request(**fields | {"app_id": app_id}))
 
 
 @contextmanager
-def _key_named_as_header() -> Iterator[None]:
+def _name_key_as_header() -> Iterator[None]:
     """Give an error of the idempotency key the name of its header: the client knows it by that."""
     try:
         yield
     except InvalidRequest as invalid:
-        faults = [INVALID_KEY if fault.field == "idempotency_key" else fault for fault in invalid.field_errors]
-        raise InvalidRequest(faults) from None
+        field_errors = [
+            INVALID_KEY if error.field == "idempotency_key" else error for error in invalid.field_errors
+        ]
+        raise InvalidRequest(field_errors) from None
 
 
 async def _run_bind(
@@ -180,15 +187,13 @@ async def replace(request: Request[Any, Any, Any]) -> ApiResponse:
     """End a binding and let a successor take over."""
     call = ApiRequest(request)
     binding_id = call.binding_id()
-    key = _idempotency_key(request)
-    fields = call.body(requests.Replace, header_errors=[INVALID_KEY] if key == "" else [])
-    fields["idempotency_key"] = key
+    fields = _body_with_key(call, requests.Replace)
     own_only = not call.principal.has_permission(Permission.READ)
     return await _run_bind(call, _replace, call.service, binding_id, fields, own_only=own_only)
 
 
 def _replace(service: BindingService, binding_id: str, fields: dict[str, Any], *, own_only: bool) -> BindResult:
-    with _key_named_as_header():
+    with _name_key_as_header():
         return service.replace_request(binding_id, validation.replacement(**fields), own_only=own_only)
 
 
