@@ -294,7 +294,7 @@ def _target(path: str) -> Path:
     from bindings.errors import FieldError, InvalidRequest
 
     named = Path(path)
-    target = named.resolve() if named.is_symlink() else named
+    target = Path(os.path.realpath(named)) if named.is_symlink() else named  # `resolve` fails at a loop of links
     # Standard output may be a regular file, which would be replaced under the program that has it open.
     is_stream = named.absolute().parent in _FOLDERS_OF_STREAMS or target.is_relative_to("/proc")
     if is_stream or (target.exists() and not target.is_file()):

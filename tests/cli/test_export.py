@@ -186,6 +186,13 @@ def test_symbolic_link_stays_and_its_file_is_replaced(shell: Shell, tmp_path: Pa
     assert shell.run("export", "bindings", "-o", str(link)).code == 0
     assert link.is_symlink()
     assert len(rows_of_csv(target.read_text())) == 1
+    target.unlink()
+    assert shell.run("export", "bindings", "-o", str(link)).code == 0
+    assert len(rows_of_csv(target.read_text())) == 1
+    target.unlink()
+    target.symlink_to(link.name)  # a loop: there is no file to replace
+    assert shell.run("export", "bindings", "-o", str(link)).code == 0
+    assert len(rows_of_csv(link.read_text())) == 1
 
 
 def test_wrong_period_is_refused_before_the_reveal_is_recorded(shell: Shell, tmp_path: Path) -> None:
