@@ -48,7 +48,8 @@ MIN_TIME_LIMIT_S = 600.0  # of one scan
 TIME_LIMIT_FACTOR = 3  # times the longest scan of the newest reports: a list may grow between two of them
 RECENT_REPORTS = 20
 NONE_LISTED = (
-    "the list has none of the bindings that live here: binds wait for a run a minute later that sees the same"
+    "the list of {} has none of the bindings that live here: binds wait for a run a minute later that sees the"
+    " same"
 )
 
 
@@ -246,15 +247,17 @@ def _require_live_binding(context: ReconcileContext, scan: Scan, findings: Findi
     live = live_bindings_seen(context, scan, since=scan.started_at, until=scan.ended_at)
     if live.listed_count or not live.missing:
         return
+    fault = NONE_LISTED.format(scan.app_id or "the account")
     database = context.runtime.database
     required_since = account.full_scan_required_since(database) or scan.started_at
     until = scan.started_at - scan_evidence.LIST_LAG
     recent = database.read(reports.newest, before=None, limit=RECENT_REPORTS, cases=False)
     if not any(
-        required_since <= report.began_at <= until and NONE_LISTED in report.counts["faults"] for report in recent
+        required_since <= report.began_at <= until and fault in report.counts.get("faults", ())
+        for report in recent
     ):
         findings.counts["incomplete"] += 1
-        findings.scan_faults.append(NONE_LISTED)
+        findings.scan_faults.append(fault)
 
 
 def _scan_again(

@@ -119,7 +119,7 @@ def _may_end(context: ReconcileContext, scan: Scan, live: LiveBindingsListed, fi
     for report in context.runtime.database.read(
         reports.newest, before=None, limit=REPORTS_OF_LONG_MISSED, cases=False
     ):
-        if not any(note.startswith(subject) for note in report.counts["notes"]):
+        if not any(note.startswith(subject) for note in report.counts.get("notes", ())):
             break
         missed_since = min(missed_since, report.began_at)
     return now - missed_since >= LONG_MISSED

@@ -12,18 +12,19 @@ from hypothesis import strategies as st
 
 from bindings import errors
 from bindings.clock import SYSTEM_CLOCK, HostClock
-from bindings.domain.binding import State
+from bindings.domain.binding import Caller, State
 from bindings.domain.phone import Phone
 from bindings.http_transport import Unknown
 from bindings.jobs import provider_scan, reconcile
 from bindings.jobs.run_control import RunControl
 from bindings.provider.outcome import ProviderBinding, ProviderPage
 from bindings.provider.simulator import rules
-from bindings.store import account
+from bindings.store import account, reports
 from tests.service.harness import APP, NOON, A, B, C, D, E, F, G, H, ServiceHarness
 
 if TYPE_CHECKING:
     from bindings.provider.wire import PageRequest
+    from bindings.store.database import Transaction
 
 
 def put_in_doubt(harness: ServiceHarness) -> str:
@@ -344,9 +345,32 @@ def test_restored_database_waits_if_a_list_is_empty_for_a_moment(harness: Servic
     harness.clock.advance(1)
     harness.simulator.list_as(int(binding.bind_id or 0), hidden=True)
     first = harness.service.reconcile()
-    assert (first.made_good, first.faults) == (False, (reconcile.NONE_LISTED,))
+    assert (first.made_good, first.faults) == (False, (reconcile.NONE_LISTED.format(APP),))
     harness.simulator.list_as(int(binding.bind_id or 0))
     assert harness.service.reconcile().made_good
+
+
+def test_reports_of_earlier_versions_may_lack_faults_and_notes(harness: ServiceHarness) -> None:
+    made = [harness.bind(f"9188060010{number:02}", f"9188060020{number:02}") for number in range(30)]
+    harness.clock.advance(61)
+    account.register_scope(harness.database, harness.service.settings.scope)
+    harness.service.mark_restored()
+    caller = Caller(actor="test")
+
+    def store(tx: Transaction) -> None:
+        reports.store(tx, caller, began_at=tx.instant(), counts={"scans": 1}, cases=[])
+
+    harness.clock.advance(1)
+    harness.database.write(store)
+    harness.clock.advance(61)
+    for binding in made:
+        harness.simulator.list_as(int(binding.bind_id or 0), hidden=True)
+    assert harness.service.reconcile().faults == (reconcile.NONE_LISTED.format(APP),)
+    for binding in made[11:]:
+        harness.simulator.list_as(int(binding.bind_id or 0))
+    harness.database.write(store)
+    counts = harness.service.reconcile()
+    assert (counts.ghosts, counts.failures, len(counts.notes)) == (0, 0, 1)
 
 
 def test_restored_database_continues_if_two_runs_list_none_of_its_bindings(harness: ServiceHarness) -> None:
