@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 NO_VALUE = "\N{EN DASH}"
 RECENT_S = 86_400
-_NOTHING = Markup()
+_NO_MARKUP = Markup()
 
 
 @pass_context
@@ -34,8 +34,8 @@ def state(template: Context, binding: Binding, at: datetime | None = None) -> Ma
     `at` is the instant by the database's clock, if the page has read it.
     """
     if binding.state is not State.ACTIVE or binding.is_active(at or page_context(template).now):
-        return _STATES[binding.state]
-    return _UNBINDING if binding.unbind_requested_at else _OVER
+        return _STATE_CELLS[binding.state]
+    return _ACTIVE_WITH_UNBIND if binding.unbind_requested_at else _ACTIVE_PAST_END
 
 
 @pass_context
@@ -70,7 +70,7 @@ def _phones(template: Context, binding: Binding | RefusedBind, *phones: Phone) -
 def replacements_link(binding: Binding) -> Markup:
     """Return a link to what a binding replaces and to its successors, or nothing if there are none."""
     if binding.replaces is None and binding.replaced_by is None:
-        return _NOTHING
+        return _NO_MARKUP
     binding_id = escape(binding.id)
     return _html(
         f'<a class="small" href="/bindings/{binding_id}#replacements">replacements<span class="hidden"> of binding'
@@ -120,6 +120,6 @@ def _html(text: str) -> Markup:
     return Markup(text)  # noqa: S704
 
 
-_STATES = {state: _html(f'<span class="state {state}">{humanize(state)}</span>') for state in State}
-_UNBINDING = _html('<span class="state active over">active, unbinding</span>')
-_OVER = _html('<span class="state active over">active, lifetime over</span>')
+_STATE_CELLS = {state: _html(f'<span class="state {state}">{humanize(state)}</span>') for state in State}
+_ACTIVE_WITH_UNBIND = _html('<span class="state active over">active, unbinding</span>')
+_ACTIVE_PAST_END = _html('<span class="state active over">active, lifetime over</span>')
