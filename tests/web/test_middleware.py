@@ -77,6 +77,14 @@ def test_media_type_is_accepted_however_clients_write_it(running: Running, conte
     assert status(answer) == 201
 
 
+def test_media_type_with_many_spaces_is_refused_immediately(running: Running) -> None:
+    """The event loop reads it: a second for it is a second in which no caller gets an answer."""
+    media_type = "application/json; charset=utf-8" + " " * 15_000 + "x"
+    headers = {"Content-Type": media_type}
+    response = running.session.post(running.url + "/v1/bindings", data=b"{}", headers=headers, timeout=4)
+    assert response.status_code == 415
+
+
 def test_too_long_content_length_is_refused_before_the_body(running: Running) -> None:
     answer = speak(running, request(b"", JSON, f"Content-Length: {middleware.MAX_BODY_BYTES + 1}"))
     assert (status(answer), b"too-large" in answer) == (413, True)

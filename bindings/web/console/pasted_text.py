@@ -14,10 +14,8 @@ _NATIONAL_ZERO = re.compile(r"(?<=[0-9])\(0\)")  # as in +44 (0)20 ...: it is no
 _SEPARATORS = frozenset("./")
 _SEPARATOR_CATEGORIES = ("Zs", "Pd")  # spaces and dashes of every kind
 _INVISIBLE_CATEGORIES = ("Cf", "Mn")  # direction marks, joiners, variation selectors: copied with the number
-
-
 _INVISIBLE = "\\u200b-\\u200f\\u202a-\\u202e\\u2066-\\u2069\\ufeff"  # direction marks, joiners, byte order mark
-_INVISIBLE_ENDS = re.compile(rf"\A[\s{_INVISIBLE}]+|[\s{_INVISIBLE}]+\Z")
+_INVISIBLE_ENDS = re.compile(rf"\A[\s{_INVISIBLE}]+|(?<![\s{_INVISIBLE}])[\s{_INVISIBLE}]+\Z")
 
 
 def without_invisible_ends(text: str) -> str:
