@@ -22,6 +22,7 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from bindings.domain.hold import HoldReason
 from bindings.failpoints import hit
@@ -250,11 +251,10 @@ def _require_live_binding(context: ReconcileContext, scan: Scan, findings: Findi
     fault = NONE_LISTED.format(scan.app_id or "the account")
     database = context.runtime.database
     required_since = account.full_scan_required_since(database) or scan.started_at
-    until = scan.started_at - scan_evidence.LIST_LAG
-    recent = database.read(reports.newest, before=None, limit=RECENT_REPORTS, cases=False)
+    a_minute_ago = scan.started_at - scan_evidence.LIST_LAG, str(UUID(int=0))
+    earlier = database.read(reports.newest, before=a_minute_ago, limit=RECENT_REPORTS, cases=False)
     if not any(
-        required_since <= report.began_at <= until and fault in report.counts.get("faults", ())
-        for report in recent
+        report.began_at >= required_since and fault in report.counts.get("faults", ()) for report in earlier
     ):
         findings.counts["incomplete"] += 1
         findings.scan_faults.append(fault)

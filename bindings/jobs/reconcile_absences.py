@@ -112,16 +112,18 @@ def _may_end(context: ReconcileContext, scan: Scan, live: LiveBindingsListed, fi
         return True
     subject = f"{MANY_MISSING} of {scan.app_id or 'the account'}:"
     findings.notes.append(
-        f"{subject} {missing} of {total} living here; they are ended when every run has missed many for 10 minutes"
+        f"{subject} {missing} of {total} living here; they are ended when every run that read the whole list has"
+        " missed many for 10 minutes"
     )
     now = context.runtime.database.clock()
     missed_since = now
     for report in context.runtime.database.read(
         reports.newest, before=None, limit=REPORTS_OF_LONG_MISSED, cases=False
     ):
-        if not any(note.startswith(subject) for note in report.counts.get("notes", ())):
+        if any(note.startswith(subject) for note in report.counts.get("notes", ())):
+            missed_since = min(missed_since, report.began_at)
+        elif report.proves_absence:
             break
-        missed_since = min(missed_since, report.began_at)
     return now - missed_since >= LONG_MISSED
 
 

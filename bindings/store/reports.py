@@ -40,6 +40,12 @@ class Report:
         """Return whether the run read its lists to the end and handled every row."""
         return not any(self.counts.get(count) for count in ("incomplete", "failures", "stopped"))
 
+    @property
+    def proves_absence(self) -> bool:
+        """Return whether what the run did not find in its lists was not listed."""
+        counts = "incomplete", "unproved", "stopped", "zone_misfit_s"
+        return not any(self.counts.get(count) for count in counts)
+
 
 _COLUMNS = sql.columns(reports, Report)
 _WITHOUT_CASES = tuple(column for column in _COLUMNS if column.name != "cases")

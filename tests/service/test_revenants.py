@@ -295,6 +295,21 @@ def test_list_that_is_whole_again_is_not_taken_for_one_that_lacks_bindings_for_l
     assert harness.service.reconcile().ghosts == 0
 
 
+def test_runs_that_could_not_read_the_list_leave_open_for_how_long_it_lacks_bindings(
+    harness: ServiceHarness,
+) -> None:
+    """Else a provider that fails at every other run would keep them for ever."""
+    bind_many(harness, hidden=11)
+    assert harness.service.reconcile().ghosts == 0
+    harness.clock.advance(660)
+    harness.simulator.script("bad_gateway", times=3, on="page")
+    assert harness.service.reconcile().incomplete == 1
+    harness.simulator.change(total_offset=1)
+    assert harness.service.reconcile().unproved == 1
+    harness.simulator.change(total_offset=0)
+    assert harness.service.reconcile().ghosts == 11
+
+
 def test_few_missing_bindings_are_ended_at_once(harness: ServiceHarness) -> None:
     bind_many(harness, hidden=10)
     assert harness.service.reconcile().ghosts == 10

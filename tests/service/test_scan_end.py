@@ -384,3 +384,18 @@ def test_restored_database_continues_if_two_runs_list_none_of_its_bindings(harne
     assert not harness.service.reconcile().made_good, "it is the same moment"
     harness.clock.advance(61)
     assert harness.service.reconcile().made_good
+
+
+def test_restored_database_continues_however_often_a_run_is_made(harness: ServiceHarness) -> None:
+    """An operator repeats `bindings reconcile` until binds continue, perhaps every second."""
+    binding = harness.bind(A, B)
+    harness.clock.advance(61)
+    account.register_scope(harness.database, harness.service.settings.scope)
+    harness.service.mark_restored()
+    harness.clock.advance(1)
+    harness.simulator.remove_binding(str(binding.bind_id))
+    interval_s = 61 / (reconcile.RECENT_REPORTS + 2)
+    for _ in range(reconcile.RECENT_REPORTS + 2):
+        assert not harness.service.reconcile().made_good
+        harness.clock.advance(interval_s)
+    assert harness.service.reconcile().made_good
