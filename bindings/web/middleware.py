@@ -45,8 +45,8 @@ DRAIN_S = 2.0
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z")
 GENERATED_ID = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}\Z", re.IGNORECASE)  # UUIDs, trace ids
 MAYBE_A_PHONE = re.compile(r"[0-9](?:[._:-]?[0-9]){6}")
-# Clients also write utf8, or a semicolon at the end. No two runs of spaces stand side by side: a header with many of
-# them would be matched in each way to divide them.
+# Clients also write utf8, or a semicolon at the end. No two runs of spaces stand side by side: a header with many
+# spaces would be matched in each way to divide them.
 _IN_UTF_8 = r"\s*(;\s*(charset=\"?utf-?8\"?\s*(;\s*)?)?)?\Z"
 JSON = re.compile(r"application/json" + _IN_UTF_8, re.IGNORECASE)
 FORM = re.compile(r"application/x-www-form-urlencoded" + _IN_UTF_8, re.IGNORECASE)
