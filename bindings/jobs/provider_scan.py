@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from bindings.store.database import Database
 
 FAILED_WAITS_S = (1.0, 4.0)  # before the second and the third attempt to read a page
-LIMITED_WAITS_S = (10.0, 50.0)  # after a limit of the rate that names no time: most count by the minute
-LONGEST_WAIT_S = 120.0  # also if the limit names a longer time
+LIMITED_WAITS_S = (10.0, 50.0)  # after a rate limit that names no time: most count by the minute
+LONGEST_WAIT_S = 120.0  # also if the rate limit names a longer time
 REPEATS = 3  # pages in a row without a new row, after which a list has no more of them
 STOP_CHECK_S = 0.5  # a wait looks that often whether the run is to stop
 ZONE_SAMPLE = 1_000  # rows that decide whether the zone setting fits

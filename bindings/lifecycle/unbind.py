@@ -190,7 +190,7 @@ def unbind_each(
     """Unbind these within the budget, and return those for which the answer was clear, as they are now.
 
     `unbind_one` returns an item as it is now, and the provider's answer: None if no call was made. Ends early if
-    the provider cannot be reached, refuses the account or limits the rate: none of the others could be unbound.
+    the provider cannot be reached, refuses the account or answers HTTP 429: none of the others could be unbound.
     """
     deadline = runtime.clock.monotonic() + UNBIND_BUDGET_S
     ended: list[Item] = []

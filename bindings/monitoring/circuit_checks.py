@@ -131,7 +131,7 @@ def _todo(cause: Refused | Unknown) -> str | None:
     if isinstance(cause, Refused):
         return statuses.remedy(cause.status)
     if cause.is_rate_limited:
-        return "make fewer calls at a time, or have the limit raised by the provider"
+        return "make fewer calls at a time, or ask the provider for a higher rate limit"
     if cause.status == statuses.SUCCESS:
         return "ask the provider whether its API has changed: what it answers about a new binding cannot be read"
     if cause.status is not None:

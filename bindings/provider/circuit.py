@@ -4,10 +4,10 @@ Each call has a circuit of its own, because an account may be allowed to bind an
 decision whether to call belongs here, no call. A circuit opens at the first refusal of the account, because the
 next request would be refused too; it never opens for a refusal that concerns a single request.
 
-The circuit of binds also opens when two binds in a row met the same answer of these: an undocumented status, a
-success without its data, a response of something that is not the provider's API (a wrong address, a firewall), or
-a limit of the rate. Each such bind is in doubt and holds its phones, for its whole lifetime if no list resolves
-it, so no third one is sent.
+The circuit of binds also opens when two binds in a row get the same one of these answers: an undocumented status,
+a success without its data, a response of something that is not the provider's API (a wrong address, a firewall), or
+a rate limit. Each such bind is in doubt and holds its phones, for its whole lifetime if no list resolves it, so no
+third one is sent.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ QUERY_RETRY_AFTER_S = 600.0  # no caller waits for a query, and some accounts ne
 MAX_UNCLEAR_RETRY_S = 600.0  # each trial call leaves a doubt, so the wait doubles
 FORGOTTEN_AFTER_S = 3_600.0  # without another refusal: nothing is known about a call that was not made since
 _SERVER_ERROR = HTTPStatus.INTERNAL_SERVER_ERROR
-LIMITED_RETRY_AFTER_S = 2.0  # after a limit of the rate that names no time
+LIMITED_RETRY_AFTER_S = 2.0  # after a rate limit that names no time
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,7 +186,7 @@ def _repeatable(outcome: Unknown) -> str | None:
     """Return what the next bind would meet again; None for an outcome that passes, such as a lost response."""
     status, http_status = outcome.status, outcome.http_status
     if outcome.is_rate_limited:
-        return "HTTP 429, a limit of the rate"
+        return "HTTP 429, a rate limit"
     if status is not None and statuses.find(status) is None:
         return f"the undocumented status {status}"
     if http_status is not None and (http_status >= _SERVER_ERROR or http_status == HTTPStatus.REQUEST_TIMEOUT):

@@ -428,8 +428,8 @@ def circuit_of_binds_open_after_a_wrong_address(world: World) -> None:
     "account",
     "red",
     "binds wait: they met {}",
-    "HTTP 429, a limit of the rate",
-    "make fewer calls at a time, or have the limit raised by the provider",
+    "HTTP 429, a rate limit",
+    "make fewer calls at a time, or ask the provider for a higher rate limit",
     "{}, twice in a row",
 )
 def circuit_of_binds_open_after_a_limit_of_the_rate(world: World) -> None:

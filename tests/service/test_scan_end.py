@@ -286,7 +286,7 @@ class SleepingClock:
 def test_page_is_asked_for_again_after_a_wait(
     harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch, fault: str, slept_s: float
 ) -> None:
-    """A gateway that restarts is back after seconds; a limit of the rate says after how many."""
+    """A gateway that restarts is back after seconds; a rate limit says after how many."""
     monkeypatch.undo()  # the waits are those of the product
     clock = SleepingClock()
     host = HostClock(wall=harness.clock.unix, monotonic=clock.monotonic, sleep=clock.sleep)
