@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bindings.store.read_once import Reads
+    from bindings.store.schema_version import SchemaVersion
 
 
 def of_file_modes(database: Reads) -> Check:
@@ -32,10 +33,7 @@ def of_triggers(database: Reads) -> Check:
     name = "triggers"
     version = schema_version.read(database)
     if version.revision != HEAD:
-        observed = (
-            f"not compared: the schema is at {version.revision}, and this version knows the triggers of {HEAD}"
-        )
-        return Check(name=name, level=Level.OK, seen=observed)
+        return _not_compared(name, "triggers", version)
     faults = database.read(protection.trigger_faults)
     if faults:
         observed = f"triggers that guard what was recorded are not as they must be: {', '.join(faults)}"
@@ -54,29 +52,31 @@ def of_integrity(database: Reads) -> Check:
     name = "integrity"
     version = schema_version.read(database)
     if version.revision != HEAD:
-        observed = (
-            f"not compared: the schema is at {version.revision}, and this version knows the indexes of {HEAD}"
-        )
-        return Check(name=name, level=Level.OK, seen=observed)
+        return _not_compared(name, "indexes", version)
     if database.read(integrity.positions_are_behind):
         observed = (
-            "new events would get positions that are recorded already, as after a move that copied rows alone"
+            "new events would get positions that are recorded already, as after a move that copied only rows"
         )
         return Check(
             name=name, level=Level.RED, seen=observed, todo="run `bindings db moved` as the owner of the tables"
         )
-    absent = database.read(integrity.missing)
-    if absent.guards:
-        observed = f"unique indexes or constraints are missing or not valid: {first_names(absent.guards)}"
+    missing = database.read(integrity.missing_objects)
+    if missing.constraints:
+        observed = f"unique indexes or constraints are missing or not valid: {first_names(missing.constraints)}"
         todo = "create them as in a new database, once no rows violate them; a restore may have ended with errors"
         return Check(name=name, level=Level.RED, seen=observed, todo=todo)
-    if absent.indexes:
+    if missing.indexes:
         observed = (
-            f"indexes are missing or not valid, so some queries read whole tables: {first_names(absent.indexes)}"
+            f"indexes are missing or not valid, so some queries read whole tables: {first_names(missing.indexes)}"
         )
-        todo = "create them as in a new database, with CONCURRENTLY"
+        todo = "create them as in a new database, on PostgreSQL with CONCURRENTLY"
         return Check(name=name, level=Level.WARN, seen=observed, todo=todo)
     return Check(name=name, level=Level.OK, seen="every index and constraint is there and valid")
+
+
+def _not_compared(name: str, objects: str, version: SchemaVersion) -> Check:
+    observed = f"not compared: the schema is at {version.revision}, and this version knows the {objects} of {HEAD}"
+    return Check(name=name, level=Level.OK, seen=observed)
 
 
 def of_rights(database: Reads) -> Check:
@@ -85,10 +85,10 @@ def of_rights(database: Reads) -> Check:
     if not database.postgres:
         return Check(name=name, level=Level.OK, seen="SQLite has no roles: the mode of the file decides")
     role = database.read(protection.role)
-    if role.filtered:
+    if role.row_security_tables:
         observed = (
             f"row-level security may hide rows from {role.name}, so that a conflict is not seen, and refuse new"
-            f" ones: {first_names(role.filtered)}"
+            f" ones: {first_names(role.row_security_tables)}"
         )
         todo = "turn it off for each table (DISABLE ROW LEVEL SECURITY), or give the role BYPASSRLS"
         return Check(name=name, level=Level.RED, seen=observed, todo=todo)

@@ -5,9 +5,9 @@ decision whether to call belongs here, no call. A circuit opens at the first ref
 next request would be refused too; it never opens for a refusal that concerns a single request.
 
 The circuit of binds also opens when two binds in a row get the same one of these answers: an undocumented status,
-a success without its data, a response of something that is not the provider's API (a wrong address, a firewall), or
-a rate limit. Each such bind is in doubt and holds its phones, for its whole lifetime if no list resolves it, so no
-third one is sent.
+a success without its data, a response of something that is not the provider's API (a wrong address, a firewall),
+or a rate limit. Each such bind is in doubt and holds its phones, for its whole lifetime if no list resolves it, so
+no third one is sent.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Whether the database still has what keeps its rows apart and right: indexes, constraints, the numbers of events.
+"""Whether the database has its indexes and constraints, and whether new events get new positions.
 
-A restore that ended with errors, a command of an operator or a move by logical replication may have left them out.
+After a restore that ended with errors, a command of an operator or a move by logical replication it may not.
 """
 
 from __future__ import annotations
@@ -36,37 +36,41 @@ _CONTINUE_POSITIONS = text("SELECT setval('events_position_seq', :highest)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Missing:
-    """What is missing or not valid: `guards` keep rows right, `indexes` only make queries fast."""
+class MissingObjects:
+    """The names of what is missing or not valid.
 
-    guards: tuple[str, ...]
+    `constraints` are constraints and unique indexes, which keep rows right; `indexes` only make queries fast.
+    """
+
+    constraints: tuple[str, ...]
     indexes: tuple[str, ...]
 
 
-def missing(connection: Connection) -> Missing:
+def missing_objects(connection: Connection) -> MissingObjects:
     """Return which unique indexes, constraints and other indexes of the schema are missing or not valid.
 
     SQLite: indexes alone. A constraint is a part of its table there, and cannot be removed.
     """
     rows = connection.execute(_OF_POSTGRESQL if is_postgres(connection) else _OF_SQLITE).all()
     valid = {row.name for row in rows if row.valid}
-    guards = {str(index.name) for table in metadata.tables.values() for index in table.indexes if index.unique}
-    indexes = {str(index.name) for table in metadata.tables.values() for index in table.indexes} - guards
+    tables = metadata.tables.values()
+    constraints = {str(index.name) for table in tables for index in table.indexes if index.unique}
+    indexes = {str(index.name) for table in tables for index in table.indexes} - constraints
     if is_postgres(connection):
-        guards |= {str(constraint.name) for table in metadata.tables.values() for constraint in table.constraints}
-        guards -= {pattern.format(events.name) for pattern in _OF_A_PARTITION}
+        constraints |= {str(constraint.name) for table in tables for constraint in table.constraints}
+        constraints -= {pattern.format(events.name) for pattern in _OF_A_PARTITION}
         partitions = [row.name for row in rows if row.valid is None]
-        guards |= {pattern.format(name) for name in partitions for pattern in _OF_A_PARTITION}
-    return Missing(guards=tuple(sorted(guards - valid)), indexes=tuple(sorted(indexes - valid)))
+        constraints |= {pattern.format(name) for name in partitions for pattern in _OF_A_PARTITION}
+    return MissingObjects(constraints=tuple(sorted(constraints - valid)), indexes=tuple(sorted(indexes - valid)))
 
 
 def positions_are_behind(connection: Connection) -> bool:
-    """Return whether new events would get positions that are recorded already (PostgreSQL)."""
+    """Return True if new events would get positions that are recorded already (PostgreSQL)."""
     return is_postgres(connection) and _highest_if_behind(connection) is not None
 
 
 def continue_positions(connection: Connection) -> bool:
-    """Let the positions of events continue after the highest that is recorded; False if they do (PostgreSQL).
+    """Let positions of events continue after the highest one recorded; return False if they did (PostgreSQL).
 
     For the owner of the tables.
     """

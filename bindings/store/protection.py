@@ -94,7 +94,7 @@ _ROLE: Select[*tuple[Any, ...]] = select(
         "ARRAY(SELECT CAST(relname AS text) FROM pg_class WHERE relkind IN ('r', 'p') AND row_security_active(oid)"
         " AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = CAST('bindings' AS regclass))"
         " ORDER BY relname)"
-    ).label("filtered"),
+    ).label("row_security_tables"),
 )
 _COLUMN_RIGHTS = text(
     "SELECT relname, attname, has_column_privilege(pg_class.oid, attnum, 'INSERT') AS can_insert,"
@@ -122,7 +122,7 @@ class Role:
 
     name: str
     owner: bool
-    filtered: tuple[str, ...]  # the tables of which row-level security may hide rows
+    row_security_tables: tuple[str, ...]  # the tables of which row-level security may hide rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -228,7 +228,7 @@ def is_maintained(connection: Connection) -> bool:
     return until is not None and until > datetime.now(UTC)
 
 
-@one_row(lambda name, owner, filtered: Role(name=name, owner=owner, filtered=tuple(filtered)))
+@one_row(lambda name, owner, tables: Role(name=name, owner=owner, row_security_tables=tuple(tables)))
 def role() -> Select[*tuple[Any, ...]]:
     """Return the role of this connection (PostgreSQL)."""
     return _ROLE

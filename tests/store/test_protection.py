@@ -164,14 +164,14 @@ def test_missing_function_and_a_second_one_of_its_name_are_red(
         postgres_server.drop(url)
 
 
-def test_missing_guards_are_red_and_missing_indexes_a_warning(database: Database) -> None:
+def test_missing_constraints_are_red_and_missing_indexes_a_warning(database: Database) -> None:
     assert _seen(of_integrity(database)) == (Level.OK, "every index and constraint is there and valid", None)
     _run(database, "DROP INDEX ix_bindings_due")
     slow = "indexes are missing or not valid, so some queries read whole tables: ix_bindings_due"
     assert _seen(of_integrity(database)) == (
         Level.WARN,
         slow,
-        "create them as in a new database, with CONCURRENTLY",
+        "create them as in a new database, on PostgreSQL with CONCURRENTLY",
     )
     expected = ["uq_bindings_app_id_bind_id", "uq_holds_known"]
     _run(database, *(f"DROP INDEX {name}" for name in expected))
@@ -208,7 +208,7 @@ def test_positions_that_begin_again_are_red_and_busy_until_the_command(
         with pytest.raises(Busy, match="the write violated pk_events_start and was rolled back"):
             database.write(write)
         _run(database, "SELECT setval('events_position_seq', 1)")
-        behind = "new events would get positions that are recorded already, as after a move that copied rows alone"
+        behind = "new events would get positions that are recorded already, as after a move that copied only rows"
         todo = "run `bindings db moved` as the owner of the tables"
         assert _seen(of_integrity(database)) == (Level.RED, behind, todo)
         moved = CliRunner(env={"BINDINGS_DATABASE_URL": url}).invoke(root, ["db", "moved", "--json"])
