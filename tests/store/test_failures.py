@@ -141,14 +141,15 @@ def test_refusal_of_a_pooler_is_repeated(refusal: str, cause: str, *, may_pass: 
 @pytest.mark.postgres
 def test_connection_that_the_server_closed_while_it_was_idle_is_named_as_such(postgres_url: str) -> None:
     with (
-        closing(Database(postgres_url, timeout_s=0.1)) as database,
+        closing(Database(postgres_url, timeout_s=1)) as database,
         pytest.raises(Busy, match="closed a connection that was not in use"),
     ):
         database.read(_wait_for_the_idle_timeout)
 
 
 def _wait_for_the_idle_timeout(connection: Connection) -> None:
-    connection.exec_driver_sql("SET idle_session_timeout = 1")
+    # Long enough that the driver has read the response of the COMMIT: what comes with it is lost.
+    connection.exec_driver_sql("SET idle_session_timeout = 300")
     connection.commit()
     raw: Any = connection.connection.driver_connection
     select_module.select([raw.pgconn.socket], [], [], 60)  # readable when the server has closed it
