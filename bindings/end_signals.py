@@ -28,20 +28,20 @@ def with_default_effect(*names: str) -> list[signal.Signals]:
 
 
 @contextmanager
-def handled(numbers: Sequence[signal.Signals], handler: Handler) -> Iterator[Callable[[], None]]:
+def handled(numbers: Sequence[signal.Signals], handler: Handler | None) -> Iterator[None]:
     """Handle the signals in the block, and as before after it, also if it raises. For the main thread only.
 
-    Yields a function that restores the former handling immediately.
+    Without a `handler` the first signal has no effect but to restore the former handling.
     """
     previous = {number: signal.getsignal(number) for number in numbers}
 
-    def restore() -> None:
+    def restore(*_: object) -> None:
         for number, former in previous.items():
             signal.signal(number, former)
 
     try:
         for number in numbers:
-            signal.signal(number, handler)
-        yield restore
+            signal.signal(number, handler or restore)
+        yield
     finally:
         restore()

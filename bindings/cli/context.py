@@ -63,7 +63,7 @@ def stop_on_signal() -> Iterator[threading.Event]:
     previous_descriptor = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     waker.start()
     try:
-        with end_signals.handled(numbers, lambda *_: restore()) as restore:
+        with end_signals.handled(numbers, None):
             yield stop
     finally:
         signal.set_wakeup_fd(previous_descriptor)

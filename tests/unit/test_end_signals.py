@@ -47,7 +47,18 @@ def test_handling_of_before_comes_back_if_the_block_raises() -> None:
     assert [signal.getsignal(number) for number in ALL] == [signal.SIG_DFL] * 3
 
 
-def test_handling_of_before_can_be_restored_within_the_block() -> None:
-    with end_signals.handled(end_signals.to_handle(), lambda *_: None) as restore:
-        restore()
+def test_first_signal_restores_the_handling_of_before_also_while_it_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A supervisor may end a process in the moment in which it starts."""
+    replace = signal.signal
+
+    def replace_and_raise(number: signal.Signals, handler: object) -> None:
+        replace(number, handler)  # type: ignore[arg-type]
+        if number == signal.SIGHUP:
+            monkeypatch.undo()
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(signal, "signal", replace_and_raise)
+    with end_signals.handled(end_signals.to_handle(), None):
         assert [signal.getsignal(number) for number in ALL] == [signal.SIG_DFL] * 3
