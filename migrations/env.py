@@ -33,7 +33,13 @@ if TYPE_CHECKING:
 
 MIGRATION_LOCK = 0x62696E64_6D696772  # "bindmigr"
 LOCK_TIMEOUT = "5s"
-SESSION_TIMEOUTS = "statement_timeout", "idle_in_transaction_session_timeout"
+SESSION_TIMEOUTS = [
+    "statement_timeout",
+    "idle_in_transaction_session_timeout",
+    "transaction_timeout",  # from PostgreSQL 17 on
+]
+TURN_OFF = text("SELECT set_config(name, '0', false) FROM pg_settings WHERE name = ANY (:timeouts)")
+RESET = text("SELECT set_config(name, reset_val, false) FROM pg_settings WHERE name = ANY (:timeouts)")
 WAIT_FOR_OTHERS_S = 120
 POLL_S = 0.2
 
@@ -47,8 +53,7 @@ def run(connection: Connection) -> None:
     postgres = connection.dialect.name == "postgresql"
     if postgres:
         require_direct(connection)
-        for timeout in SESSION_TIMEOUTS:
-            connection.execute(text(f"SET {timeout} = 0"))
+        connection.execute(TURN_OFF, {"timeouts": SESSION_TIMEOUTS})
         connection.commit()
         require_own_tables(connection)
         wait_for_others(connection)
@@ -73,8 +78,7 @@ def run(connection: Connection) -> None:
         if postgres:
             connection.rollback()
             connection.execute(text(f"SELECT pg_advisory_unlock({MIGRATION_LOCK})"))
-            for timeout in ("lock_timeout", *SESSION_TIMEOUTS):
-                connection.execute(text(f"RESET {timeout}"))
+            connection.execute(RESET, {"timeouts": ["lock_timeout", *SESSION_TIMEOUTS]})
             connection.execute(text("RESET quote_all_identifiers"))
             connection.commit()
 
