@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from alembic import op
 
+from bindings.store.migration_locks import explained_lock_timeout
+
 revision = "0024"
 down_revision = "0023"
 branch_labels = None
@@ -405,6 +407,7 @@ def downgrade() -> None:
 def _comment(comments: dict[str, str]) -> None:
     if op.get_bind().dialect.name == "sqlite":
         return
-    for name, comment in comments.items():
-        kind = "COLUMN" if "." in name else "TABLE"
-        op.execute(f"COMMENT ON {kind} {name} IS $${comment}$$")
+    with explained_lock_timeout():
+        for name, comment in comments.items():
+            kind = "COLUMN" if "." in name else "TABLE"
+            op.execute(f"COMMENT ON {kind} {name} IS $${comment}$$")

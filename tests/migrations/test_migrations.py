@@ -19,6 +19,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
+from bindings.errors import Busy
 from bindings.store import migrations
 from bindings.store.engine import make_engine
 from bindings.store.migrations import config_of_scripts, script_directory
@@ -484,6 +485,20 @@ def test_upgrade_waits_for_a_vacuum_without_blocking_writers(postgres_server: Se
         upgrade.join(300)
     assert migrations.current(url).revision == HEAD
     assert len(_event_rows(engine)) == 1
+    engine.dispose()
+    postgres_server.drop(url)
+
+
+@pytest.mark.postgres
+def test_upgrade_of_comments_says_what_keeps_a_table(postgres_server: Server) -> None:
+    url = postgres_server.create()
+    engine = make_engine(url)
+    _migrate(engine, "0023")
+    with psycopg.connect(url) as vacuum:
+        vacuum.execute("LOCK TABLE events IN SHARE UPDATE EXCLUSIVE MODE")
+        with pytest.raises(Busy, match="a transaction or a VACUUM keeps a table locked"):
+            migrations.upgrade(url)
+    assert migrations.upgrade(url) == HEAD
     engine.dispose()
     postgres_server.drop(url)
 
