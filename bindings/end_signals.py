@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     Handler = Callable[[int, FrameType | None], object]
 
 
-def to_handle() -> list[signal.Signals]:
-    """Return the signals by which a command that runs until a signal ends: SIGTERM, SIGINT (Ctrl-C) and SIGHUP.
+def of_running_commands() -> list[signal.Signals]:
+    """Return the signals that end a command that runs until then: SIGTERM, SIGINT (Ctrl-C) and SIGHUP.
 
-    SIGHUP is what a terminal sends that closes: not on Windows, and not if the caller ignores it (nohup).
+    A terminal that closes sends SIGHUP. It is left out on Windows, and if the caller ignores it (nohup).
     """
     return [signal.SIGTERM, signal.SIGINT, *with_default_effect("SIGHUP")]
 
@@ -28,10 +28,10 @@ def with_default_effect(*names: str) -> list[signal.Signals]:
 
 
 @contextmanager
-def handled(numbers: Sequence[signal.Signals], handler: Handler | None) -> Iterator[None]:
-    """Handle the signals in the block, and as before after it, also if it raises. For the main thread only.
+def handle(numbers: Sequence[signal.Signals], handler: Handler | None) -> Iterator[None]:
+    """Handle the signals in the block, and restore the former handling after it. For the main thread only.
 
-    Without a `handler` the first signal has no effect but to restore the former handling.
+    Without a `handler` the first signal restores the former handling, and has no other effect.
     """
     previous = {number: signal.getsignal(number) for number in numbers}
 

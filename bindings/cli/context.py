@@ -52,7 +52,7 @@ def stop_on_signal() -> Iterator[threading.Event]:
     stop = threading.Event()
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
-    numbers = end_signals.to_handle()
+    numbers = end_signals.of_running_commands()
 
     def set_on_signal() -> None:
         while number := receiver.recv(1):
@@ -63,7 +63,7 @@ def stop_on_signal() -> Iterator[threading.Event]:
     previous_descriptor = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     waker.start()
     try:
-        with end_signals.handled(numbers, None):
+        with end_signals.handle(numbers, None):
             yield stop
     finally:
         signal.set_wakeup_fd(previous_descriptor)

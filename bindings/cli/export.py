@@ -262,8 +262,8 @@ def _destination(path: str | None, written: _WrittenFile) -> Iterator[Callable[[
         return
     target = _target(path)
     # As Ctrl-C does: the file that is not finished is removed.
-    ends = end_signals.with_default_effect("SIGTERM", "SIGHUP")
-    with end_signals.handled(ends, signal.default_int_handler):
+    numbers = end_signals.with_default_effect("SIGTERM", "SIGHUP")
+    with end_signals.handle(numbers, signal.default_int_handler):
         descriptor, temporary = _temporary_file(target)  # mode 0600
         try:
             with open(descriptor, "wb") as out:  # noqa: PTH123 -- it is a descriptor

@@ -30,15 +30,15 @@ def _read_clock(now: ColumnElement[datetime]) -> Select[Any]:
 class ReadOnce:
     """A database for one page. Each query with its arguments is run once, and the clock is read once.
 
-    The first read of one of `together`, calls of `OneRow` queries, runs all of them as one statement. If that
-    fails, each runs alone: one table that cannot be read leaves the others readable. Not thread-safe.
+    The first read of one of `combined_calls`, calls of `OneRow` queries, runs all of them as one statement. If
+    that fails, each runs alone: one table that cannot be read leaves the others readable. Not thread-safe.
     """
 
-    def __init__(self, database: Database, together: Iterable[Call]) -> None:
+    def __init__(self, database: Database, combined_calls: Iterable[Call]) -> None:
         self.database = database
-        self.together = (call(_read_clock, database.now), *together)
+        self.combined_calls = (call(_read_clock, database.now), *combined_calls)
         self._results: dict[Call, Any] = {}
-        self._were_run_together = False
+        self._combined_calls_were_run = False
 
     @property
     def postgres(self) -> bool:
@@ -65,17 +65,18 @@ class ReadOnce:
     ) -> Result:
         """Return `query(connection, *args, **kwargs)`, of its first run. Raises what `Database.read` raises."""
         query_call = call(query, *args, **kwargs)
-        if query_call not in self._results and query_call in self.together and not self._were_run_together:
-            self._run_together()
+        is_combined = query_call in self.combined_calls and not self._combined_calls_were_run
+        if is_combined and query_call not in self._results:
+            self._run_combined()
         if query_call not in self._results:
             self._results[query_call] = self.database.read(query, *args, **kwargs)
         result: Result = self._results[query_call]
         return result
 
-    def _run_together(self) -> None:
-        self._were_run_together = True
+    def _run_combined(self) -> None:
+        self._combined_calls_were_run = True
         try:
-            self._results |= self.database.read(run_together, self.together)
+            self._results |= self.database.read(run_together, self.combined_calls)
         except Exception:  # noqa: BLE001 -- each query says by itself why it cannot be run
             return
 

@@ -106,7 +106,7 @@ class Server(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        with end_signals.handled(end_signals.to_handle(), self.handle_exit):
+        with end_signals.handle(end_signals.of_running_commands(), self.handle_exit):
             yield
 
     def refresh_metrics(self) -> None:

@@ -27,7 +27,7 @@ OF_CLUSTER = {cluster_move.numbers, events.oldest_not_final}
 
 def _calls(harness: ServiceHarness) -> tuple[Call, ...]:
     reads = reads_of_all(harness.database, harness.service.settings)
-    return tuple(each_call for each_call in reads.together if each_call.query not in OF_CLUSTER)
+    return tuple(each_call for each_call in reads.combined_calls if each_call.query not in OF_CLUSTER)
 
 
 def _result(harness: ServiceHarness, each_call: Call) -> Any:
@@ -53,14 +53,14 @@ def test_each_query_returns_the_same_alone_as_in_one_statement(harness: ServiceH
         if not is_empty:
             _make_history(harness)
         calls = _calls(harness)
-        together = harness.database.read(run_together, calls)
-        assert together == {each_call: _result(harness, each_call) for each_call in calls}
+        results = harness.database.read(run_together, calls)
+        assert results == {each_call: _result(harness, each_call) for each_call in calls}
     now, scope = harness.database.now, harness.service.settings.scope
-    assert together[call(queries.longest_overdue, now)] is not None
-    assert together[call(deliveries.waiting_since, now)] is not None
-    assert together[call(statistics.counted_to)] is not None
-    assert together[call(queries.count_doubts, now, limit=MAX_DOUBTS_READ)][0] == 1
-    assert together[call(holds.count_orphans, scope, now)] == (1, 0)
+    assert results[call(queries.longest_overdue, now)] is not None
+    assert results[call(deliveries.waiting_since, now)] is not None
+    assert results[call(statistics.counted_to)] is not None
+    assert results[call(queries.count_doubts, now, limit=MAX_DOUBTS_READ)][0] == 1
+    assert results[call(holds.count_orphans, scope, now)] == (1, 0)
 
 
 def test_query_is_run_once_and_the_page_goes_by_one_reading_of_the_clock(harness: ServiceHarness) -> None:

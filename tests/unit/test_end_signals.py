@@ -1,4 +1,4 @@
-"""The signals that end a process: which are handled, and that the handling of before comes back."""
+"""The signals that end a process: which are handled, and that the former handling is restored."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ def _default_effect() -> Iterator[None]:
 def test_hangup_is_handled_unless_the_caller_ignores_it_or_the_system_lacks_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert end_signals.to_handle() == ALL
+    assert end_signals.of_running_commands() == ALL
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    assert end_signals.to_handle() == ALL[:2]
+    assert end_signals.of_running_commands() == ALL[:2]
     assert end_signals.with_default_effect("SIGTERM", "SIGHUP") == ALL[:1]
     monkeypatch.delattr(signal, "SIGHUP")
-    assert end_signals.to_handle() == ALL[:2]
+    assert end_signals.of_running_commands() == ALL[:2]
     assert end_signals.with_default_effect("SIGTERM", "SIGHUP") == ALL[:1]
 
 
-def test_handling_of_before_comes_back_if_the_block_raises() -> None:
+def test_former_handling_is_restored_if_the_block_raises() -> None:
     def fail(number: int, _frame: object) -> None:
         raise RuntimeError(number)
 
     with (
         pytest.raises(RuntimeError, match=str(int(signal.SIGHUP))),
-        end_signals.handled(end_signals.to_handle(), fail),
+        end_signals.handle(end_signals.of_running_commands(), fail),
     ):
         signal.raise_signal(signal.SIGHUP)
     assert [signal.getsignal(number) for number in ALL] == [signal.SIG_DFL] * 3
 
 
-def test_first_signal_restores_the_handling_of_before_also_while_it_is_replaced(
+def test_first_signal_restores_the_former_handling_also_while_it_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A supervisor may end a process in the moment in which it starts."""
@@ -60,5 +60,5 @@ def test_first_signal_restores_the_handling_of_before_also_while_it_is_replaced(
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(signal, "signal", replace_and_raise)
-    with end_signals.handled(end_signals.to_handle(), None):
+    with end_signals.handle(end_signals.of_running_commands(), None):
         assert [signal.getsignal(number) for number in ALL] == [signal.SIG_DFL] * 3
