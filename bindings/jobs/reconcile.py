@@ -49,8 +49,8 @@ MIN_TIME_LIMIT_S = 600.0  # of one scan
 TIME_LIMIT_FACTOR = 3  # times the longest scan of the newest reports: a list may grow between two of them
 RECENT_REPORTS = 20
 NONE_LISTED = (
-    "the list of {} has none of the bindings that live here: binds wait for a run a minute later that sees the"
-    " same"
+    "the list of {} has none of the bindings that are active here: binds wait until a run at least a minute later"
+    " has seen the same"
 )
 
 
@@ -241,7 +241,7 @@ def _confirm(context: ReconcileContext, first: Scan, source: provider_scan.ListS
 
 
 def _require_live_binding(context: ReconcileContext, scan: Scan, findings: Findings) -> None:
-    """Let binds wait if a list has none of the bindings that live here, until a later run has seen the same.
+    """Let binds wait if a list has none of the bindings that are active here, until a later run has seen the same.
 
     A list that is empty for a moment, from a cache or a replica, would otherwise let every phone be bound again.
     """
@@ -295,8 +295,8 @@ def _scan(
         findings.notes.append(f"a page of the list has {page_limit} rows at most; {size} were asked for")
     if scan.other_pairs:
         findings.notes.append(
-            f"{len(scan.other_pairs)} row(s) have other phones than the binding here with their bindId: no doubt"
-            " is taken for absent"
+            f"{len(scan.other_pairs)} row(s) have other phones than the binding here with their bindId: no binding"
+            " in doubt is proved absent"
         )
     report_odd_rows(scan, findings)
     return scan

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from bindings.jobs.reconcile_context import Findings, ReconcileContext
     from bindings.store.database import Transaction
 
-FEW_MISSING = 10  # bindings, or ...
-FEW_MISSING_SHARE = 0.1  # ... of all that live: so many are ended as soon as two scans miss them
+# Up to so many missing bindings, or up to this share of the live ones, are ended as soon as two scans miss them.
+FEW_MISSING = 10
+FEW_MISSING_SHARE = 0.1
 MANY_MISSING = "the list lacks many bindings"
 LONG_MISSED = timedelta(minutes=10)
 REPORTS_OF_LONG_MISSED = 700  # a run may begin every second
@@ -96,8 +97,8 @@ def _shows_ended_ghosts(first: Scan, second: Scan, findings: Findings) -> bool:
     }
     if ended_as_gone:
         findings.notes.append(
-            f"the list shows {len(ended_as_gone)} binding(s) again that it had missed: what it misses now is not"
-            " taken for ended"
+            f"the list shows {len(ended_as_gone)} binding(s) again that were ended as gone at the provider: what"
+            " is missing now is not taken for ended"
         )
     return bool(ended_as_gone)
 
@@ -112,7 +113,7 @@ def _may_end(context: ReconcileContext, scan: Scan, live: LiveBindingsListed, fi
         return True
     subject = f"{MANY_MISSING} of {scan.app_id or 'the account'}:"
     findings.notes.append(
-        f"{subject} {missing} of {total} living here; they are ended when every run that read the whole list has"
+        f"{subject} {missing} of {total} active here; they are ended when every run that read the whole list has"
         " missed many for 10 minutes"
     )
     now = context.runtime.database.clock()

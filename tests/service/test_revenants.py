@@ -250,7 +250,8 @@ def test_list_that_shows_an_ended_ghost_again_ends_no_other_binding(harness: Ser
     assert (counts.ghosts, counts.revenants) == (0, 1)
     assert harness.service.get(second.id).state is State.ACTIVE
     assert counts.notes == (
-        "the list shows 1 binding(s) again that it had missed: what it misses now is not taken for ended",
+        "the list shows 1 binding(s) again that were ended as gone at the provider: what is missing now is not taken"
+        " for ended",
     )
     harness.simulator.remove_binding(str(harness.service.search(phone=A).data[0].bind_id))
     assert harness.service.reconcile().ghosts == 1, "nothing shows any more that the list is late"
@@ -277,7 +278,7 @@ def test_many_missing_bindings_are_ended_when_runs_have_missed_them_for_ten_minu
         counts = harness.service.reconcile()
         assert counts.ghosts == 0
         [note] = counts.notes
-        assert note.startswith(f"the list lacks many bindings of {APP}: 11 of 30 living here; they are ended when")
+        assert note.startswith(f"the list lacks many bindings of {APP}: 11 of 30 active here; they are ended when")
         harness.clock.advance(300)
     assert harness.service.get(missing[0].id).state is State.ACTIVE
     assert harness.service.reconcile().ghosts == 11

@@ -329,7 +329,7 @@ def test_list_with_phones_in_another_notation_proves_no_doubt_absent(harness: Se
     assert (counts.adopted, counts.absent, counts.unresolved) == (0, 0, 1)
     assert harness.service.get(doubt).state is State.IN_DOUBT
     assert counts.notes == (
-        "1 row(s) have other phones than the binding here with their bindId: no doubt is taken for absent",
+        "1 row(s) have other phones than the binding here with their bindId: no binding in doubt is proved absent",
     )
     for bind_id in ledger.values():
         harness.simulator.list_as(bind_id)
