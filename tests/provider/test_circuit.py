@@ -265,7 +265,7 @@ def test_each_unclear_trial_doubles_the_wait_up_to_ten_minutes(bind_circuit: Cir
 
 
 @pytest.mark.parametrize(("retry_after_s", "waits"), [(None, [2, 4, 8]), (7.0, [7, 14, 28])])
-def test_limit_of_the_rate_is_waited_for_as_long_as_it_says(
+def test_rate_limit_is_waited_for_as_long_as_it_says(
     bind_circuit: CircuitBreaker, clock: Clock, retry_after_s: float | None, waits: list[float]
 ) -> None:
     limited = replace(LIMITED, retry_after_s=retry_after_s)

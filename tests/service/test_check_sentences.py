@@ -432,7 +432,7 @@ def circuit_of_binds_open_after_a_wrong_address(world: World) -> None:
     "make fewer calls at a time, or ask the provider for a higher rate limit",
     "{}, twice in a row",
 )
-def circuit_of_binds_open_after_a_limit_of_the_rate(world: World) -> None:
+def circuit_of_binds_open_after_a_rate_limit(world: World) -> None:
     world.failing_binds(2, "rate_limit:60")
 
 

@@ -250,8 +250,10 @@ def test_list_that_shows_an_ended_ghost_again_ends_no_other_binding(harness: Ser
     assert (counts.ghosts, counts.revenants) == (0, 1)
     assert harness.service.get(second.id).state is State.ACTIVE
     assert counts.notes == (
-        "the list shows 1 binding(s) again that were ended as gone at the provider: what is missing now is not taken"
-        " for ended",
+        (
+            "the list shows 1 binding(s) again that were ended as gone at the provider: what is missing now is not"
+            " taken for ended"
+        ),
     )
     harness.simulator.remove_binding(str(harness.service.search(phone=A).data[0].bind_id))
     assert harness.service.reconcile().ghosts == 1, "nothing shows any more that the list is late"

@@ -308,7 +308,7 @@ def test_wait_of_a_limit_is_bounded_and_outlasts_a_minute_if_it_names_no_time(
     assert provider_scan._wait_s(long, 1) == provider_scan.LONGEST_WAIT_S
 
 
-def test_limit_of_the_rate_ends_a_run_of_unbinds(harness: ServiceHarness) -> None:
+def test_rate_limit_ends_a_run_of_unbinds(harness: ServiceHarness) -> None:
     harness.simulator.script("rate_limit", rate=1.0, on="unbind")
     for phones in ((A, B), (C, D), (E, F)):
         with pytest.raises(errors.OutcomeUnknown):
