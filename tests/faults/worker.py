@@ -279,8 +279,10 @@ def scenario(worker: Worker) -> None:
         worker.control("settings", shuffle_pages=True)
     for _ in range(rng.randrange(7)):
         _random_step(worker, phones)
-    # The rounds need calls that are sent, with their own faults: none may be left, and no circuit may be open.
+    # The rounds need calls that are sent, with their own faults, and a list that can be read to its end: no fault
+    # may be left, no circuit open, and no page cut to a few rows, whose order may change.
     worker.control("faults", method="DELETE")
+    worker.control("settings", max_page_rows=None)
     worker.clock.advance(MAX_UNCLEAR_RETRY_S + 1)
     for _ in range(COVERAGE_ROUNDS):
         coverage_round(worker)
