@@ -108,7 +108,7 @@ def submit(threads: ThreadPoolExecutor, call: Callable[[], Result]) -> Future[Re
 
     The executor itself would keep such a call in its queue, and run it on the next thread that it can start.
     """
-    submitted = _Submitted(call)
+    submitted = _Submission(call)
     try:
         threads.submit(submitted.run)
     except RuntimeError as error:
@@ -126,7 +126,7 @@ def no_thread(error: RuntimeError) -> Busy:
     )
 
 
-class _Submitted(Generic[Result]):
+class _Submission(Generic[Result]):
     """A call that runs at most once, and not at all once its future is cancelled."""
 
     __slots__ = ("_call", "future")

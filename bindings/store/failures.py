@@ -202,8 +202,8 @@ _REFUSED_CONNECTIONS: tuple[tuple[str, Failure], ...] = (
     (
         r"too many connections for (role|database)",
         Failure(
-            f"the server accepts no more connections of the role, or to the database, of {URL_VARIABLE}",
-            "raise their CONNECTION LIMIT, or lower BINDINGS_POOL_SIZE of each process",
+            f"the role or the database of {URL_VARIABLE} has reached its connection limit",
+            "raise the CONNECTION LIMIT, or lower BINDINGS_POOL_SIZE of each process",
             may_pass=True,
         ),
     ),

@@ -67,7 +67,7 @@ WORKER_BUDGET_S = 5.0  # a worker starts no request after this
 RUN_WAIT_S = 0.5  # a run waits no longer for its workers, or the watchdog would take the job for stalled
 BACKOFF_AFTER_FAILURE_S = 5.0  # for a receiver that has just accepted nothing
 LONGEST_BACKOFF_S = 300.0  # if the receiver names a time for all messages
-OVERLOADED = frozenset({429, 503})  # a Retry-After with one of these is for every message
+OVERLOAD_STATUSES = frozenset({429, 503})  # a Retry-After with one of these is for every message
 LEASE_S = 60.0  # longer than a sender works on a batch
 FAN_OUT = 500  # events in one transaction
 PRUNE_INTERVAL_S = 3_600.0
@@ -223,11 +223,11 @@ class WebhookSender:
                 total.update(ended)
                 failed = not ended["delivered"] and bool(ended["failed"] or ended["dead"])
             if failed:
-                self._wait_with(webhook_id, BACKOFF_AFTER_FAILURE_S)
+                self._back_off(webhook_id, BACKOFF_AFTER_FAILURE_S)
         unfinished = total.pop("unfinished", 0)
         return DeliverResult(**total, finished=not unfinished)
 
-    def _wait_with(self, webhook_id: str, seconds: float) -> None:
+    def _back_off(self, webhook_id: str, seconds: float) -> None:
         """Send nothing to this receiver for so long, or for longer if it was to wait already."""
         until = time.monotonic() + seconds
         self._backoff_until[webhook_id] = max(until, self._backoff_until.get(webhook_id, until))
@@ -343,8 +343,8 @@ class WebhookSender:
             response.elapsed_s,
             delivery.attempts,
         )
-        if response.status in OVERLOADED and response.retry_after_s is not None:
-            self._wait_with(target.webhook_id, min(response.retry_after_s, LONGEST_BACKOFF_S))
+        if response.status in OVERLOAD_STATUSES and response.retry_after_s is not None:
+            self._back_off(target.webhook_id, min(response.retry_after_s, LONGEST_BACKOFF_S))
         if response.error is None:
             self._failures.succeeded(f"webhook {target.webhook_id}")
         else:

@@ -337,12 +337,17 @@ def test_list_with_phones_in_another_notation_proves_no_doubt_absent(harness: Se
     assert harness.service.get(listed.id).state is State.ACTIVE
 
 
-def test_restored_database_waits_if_a_list_is_empty_for_a_moment(harness: ServiceHarness) -> None:
-    binding = harness.bind(A, B)
+def mark_restored_later(harness: ServiceHarness) -> None:
+    """Let the bindings grow older than the list's lag, and record then that the database was restored."""
     harness.clock.advance(61)
     account.register_scope(harness.database, harness.service.settings.scope)
     harness.service.mark_restored()
     harness.clock.advance(1)
+
+
+def test_restored_database_waits_if_a_list_is_empty_for_a_moment(harness: ServiceHarness) -> None:
+    binding = harness.bind(A, B)
+    mark_restored_later(harness)
     harness.simulator.list_as(int(binding.bind_id or 0), hidden=True)
     first = harness.service.reconcile()
     assert (first.made_good, first.faults) == (False, (reconcile.NONE_LISTED.format(APP),))
@@ -352,15 +357,12 @@ def test_restored_database_waits_if_a_list_is_empty_for_a_moment(harness: Servic
 
 def test_reports_of_earlier_versions_may_lack_faults_and_notes(harness: ServiceHarness) -> None:
     made = [harness.bind(f"9188060010{number:02}", f"9188060020{number:02}") for number in range(30)]
-    harness.clock.advance(61)
-    account.register_scope(harness.database, harness.service.settings.scope)
-    harness.service.mark_restored()
+    mark_restored_later(harness)
     caller = Caller(actor="test")
 
     def store(tx: Transaction) -> None:
         reports.store(tx, caller, began_at=tx.instant(), counts={"scans": 1}, cases=[])
 
-    harness.clock.advance(1)
     harness.database.write(store)
     harness.clock.advance(61)
     for binding in made:
@@ -375,10 +377,7 @@ def test_reports_of_earlier_versions_may_lack_faults_and_notes(harness: ServiceH
 
 def test_restored_database_continues_if_two_runs_list_none_of_its_bindings(harness: ServiceHarness) -> None:
     binding = harness.bind(A, B)
-    harness.clock.advance(61)
-    account.register_scope(harness.database, harness.service.settings.scope)
-    harness.service.mark_restored()
-    harness.clock.advance(1)
+    mark_restored_later(harness)
     harness.simulator.remove_binding(str(binding.bind_id))
     assert not harness.service.reconcile().made_good
     assert not harness.service.reconcile().made_good, "it is the same moment"
@@ -389,10 +388,7 @@ def test_restored_database_continues_if_two_runs_list_none_of_its_bindings(harne
 def test_restored_database_continues_however_often_a_run_is_made(harness: ServiceHarness) -> None:
     """An operator repeats `bindings reconcile` until binds continue, perhaps every second."""
     binding = harness.bind(A, B)
-    harness.clock.advance(61)
-    account.register_scope(harness.database, harness.service.settings.scope)
-    harness.service.mark_restored()
-    harness.clock.advance(1)
+    mark_restored_later(harness)
     harness.simulator.remove_binding(str(binding.bind_id))
     interval_s = 61 / (reconcile.RECENT_REPORTS + 2)
     for _ in range(reconcile.RECENT_REPORTS + 2):

@@ -48,8 +48,8 @@ class Data:
     statistics: EventStatistics
     forecasts: list[PoolForecast]
     pools_counted_at: datetime | None
-    readiness: tuple[Check, ...]
-    of_service: tuple[Check, ...]
+    readiness_checks: tuple[Check, ...]
+    service_checks: tuple[Check, ...]
 
 
 def read(service: BindingService) -> Data:
@@ -61,8 +61,8 @@ def read(service: BindingService) -> Data:
         statistics=event_statistics(reads, TimeRange.HOUR.chart_range(reads.clock()), KINDS),
         forecasts=pool_forecasts(reads),
         pools_counted_at=reads.read(job_runs.last_finished, POOLS.name),
-        readiness=health.readiness_checks(runtime, reads),
-        of_service=health.service_checks(runtime, reads),
+        readiness_checks=health.readiness_checks(runtime, reads),
+        service_checks=health.service_checks(runtime, reads),
     )
 
 
@@ -72,7 +72,7 @@ async def show(request: Request[Any, Any, Any]) -> PageResponse:
     context = PageContext(request)
     data = await context.run_read(read)
     statistics, forecasts = data.statistics, data.forecasts
-    checks = (*data.readiness, *ops_routes.process_checks(context.app_state), *data.of_service)
+    checks = (*data.readiness_checks, *ops_routes.process_checks(context.app_state), *data.service_checks)
     counted_times = [forecast.pool.counted_at for forecast in forecasts if forecast.pool.counted_at is not None]
     counted_at = min(counted_times, default=data.pools_counted_at)
     return context.render(
