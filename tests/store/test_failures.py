@@ -168,8 +168,13 @@ _CONNECT = 'connection failed: connection to server at "127.0.0.1", port 5432 fa
             "LOGIN",
             False,
         ),
-        ('FATAL:  too many connections for role "u"', "no more connections of the role", "CONNECTION LIMIT", True),
-        ('FATAL:  too many connections for database "d"', "or to the database", "CONNECTION LIMIT", True),
+        ('FATAL:  too many connections for role "u"', "the role or the database", "CONNECTION LIMIT", True),
+        (
+            'FATAL:  too many connections for database "d"',
+            "reached its connection limit",
+            "CONNECTION LIMIT",
+            True,
+        ),
         ("FATAL:  sorry, too many clients already", "accepts no more connections", "max_connections", True),
         ("FATAL:  no more connections allowed (max_client_conn)", "accepts no more", "max_connections", True),
         (
