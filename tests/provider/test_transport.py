@@ -21,6 +21,7 @@ from bindings.provider.outcome import BindSucceeded
 from tests.provider.sockets import (
     ANSWERED_S,
     LIMIT_S,
+    PEM,
     REQUEST,
     Server,
     answer,
@@ -390,3 +391,25 @@ def test_concurrent_calls_get_their_own_responses() -> None:
             thread.join(ANSWERED_S)
     assert len(answered) == 40
     assert all(digits == bind_id for digits, bind_id in answered.items())
+
+
+def test_authorities_of_the_host_are_trusted_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_DIR", "")
+    monkeypatch.setenv("SSL_CERT_FILE", "")
+    before = http_transport.tls_context().cert_store_stats()["x509"]
+    monkeypatch.setenv("SSL_CERT_FILE", str(PEM))
+    assert http_transport.tls_context().cert_store_stats()["x509"] == before + 1
+
+
+def test_retry_after_date_counts_from_the_date_of_the_response() -> None:
+    """The clock of the server may be wrong: only the difference of its two times counts."""
+    reply = http_transport.Reply(
+        http_status=429,
+        date="Fri, 01 Jan 2100 00:00:00 GMT",
+        age=None,
+        retry_after="Fri, 01 Jan 2100 00:00:07 GMT",
+        body=b"",
+        sent=0.0,
+        answered=0.0,
+    )
+    assert reply.retry_after_s == 7
