@@ -108,13 +108,13 @@ def submit(threads: ThreadPoolExecutor, call: Callable[[], Result]) -> Future[Re
 
     The executor itself would keep such a call in its queue, and run it on the next thread that it can start.
     """
-    submitted = _Submission(call)
+    future: Future[Result] = Future()
     try:
-        threads.submit(submitted.run)
+        threads.submit(_Submission(call, future).run)
     except RuntimeError as error:
-        if submitted.future.cancel():  # else a thread that has become free runs it already
+        if future.cancel():  # else a thread that has become free runs it already
             raise no_thread(error) from error
-    return submitted.future
+    return future
 
 
 def no_thread(error: RuntimeError) -> Busy:
@@ -129,20 +129,25 @@ def no_thread(error: RuntimeError) -> Busy:
 class _Submission(Generic[Result]):
     """A call that runs at most once, and not at all once its future is cancelled."""
 
-    __slots__ = ("_call", "future")
+    __slots__ = ("_call", "_future")
 
-    def __init__(self, call: Callable[[], Result]) -> None:
-        self.future: Future[Result] = Future()
+    def __init__(self, call: Callable[[], Result], future: Future[Result]) -> None:
         self._call = call
+        self._future = future
 
     def run(self) -> None:
-        """Run the call in this thread, and give its result or its exception to the future."""
-        if self.future.set_running_or_notify_cancel():
+        """Run the call in this thread, and give its result or its exception to the future.
+
+        The exception has this frame, and that of the executor, which has this object: neither keeps the future.
+        """
+        future = self._future
+        del self._future
+        if future.set_running_or_notify_cancel():
             try:
-                self.future.set_result(self._call())
+                future.set_result(self._call())
             except BaseException as error:  # noqa: BLE001 -- it is raised where the result is awaited
-                self.future.set_exception(error)
-        del self  # the exception has this frame
+                future.set_exception(error)
+        del future
 
 
 def _without_stop_iteration(call: Callable[[], Result]) -> Result:
