@@ -55,7 +55,8 @@ def test_caller_that_stops_early_does_not_wait_for_a_slow_batch(
     )
     monkeypatch.setattr(DeadlineConnection, "_cancel_until_answered", cancel)
     monkeypatch.setattr(read_ahead, "LONGEST_STOP_S", 0.0)
-    slow = "SELECT CASE WHEN number > 3 THEN pg_sleep(50) END FROM generate_series(1, 9) AS number"
+    fast = 1 + BATCH  # the first row, and the first batch after it
+    slow = f"SELECT CASE WHEN number > {fast} THEN pg_sleep(50) END FROM generate_series(1, 9) AS number"
     rows = database.stream(rows_of, slow)
     assert len([next(rows), next(rows)]) == 2
     rows.close()  # type: ignore[attr-defined]  # a generator
