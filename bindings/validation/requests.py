@@ -10,7 +10,6 @@ imports nothing heavy.
 from __future__ import annotations
 
 import re
-import uuid
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar, Unpack
@@ -530,7 +529,7 @@ def binding_id(value: object) -> str:
 def identifier(value: object, noun: str) -> str:
     """Return the id of a `noun` in its canonical form; raise `NotFound` if it is not a UUID."""
     try:
-        return str(value if isinstance(value, uuid.UUID) else uuid.UUID(fields.plain_text(value)))
+        return fields.uuid_text(value)
     except ValueError:
         raise NotFound(f"there is no such {noun}: the id is not a UUID") from None
 
