@@ -57,12 +57,9 @@ class HealthMetrics:
     phones_to_convert: int
 
 
-def health_metrics(runtime: Runtime, reads: Reads | None = None) -> HealthMetrics:
-    """Return the values to monitor. A few index probes; safe to repeat.
-
-    `reads` are those of a page that reads more; without them each query is a statement of its own.
-    """
-    database, client = runtime.database if reads is None else reads, runtime.client
+def health_metrics(runtime: Runtime, database: Reads) -> HealthMetrics:
+    """Return the values to monitor, as `database` reads them. A few index probes; safe to repeat."""
+    client = runtime.client
     now = database.clock()
     doubts, oldest_doubt = database.read(queries.count_doubts, database.now, limit=MAX_DOUBTS_READ)
     last_expire = database.read(job_runs.last_finished, "expire")

@@ -100,15 +100,15 @@ def test_check_is_red_while_events_wait_and_warns_of_an_anchor(
     assert check() == (Level.OK, "the history is not sealed", None)
     harness.bind()
     harness.clock.advance(1_000)
-    assert health_metrics(harness.service.runtime).seal_age_s == 0, "nothing is sealed here"
+    assert health_metrics(harness.service.runtime, harness.database).seal_age_s == 0, "nothing is sealed here"
     seal()
     harness.clock.advance(1_000)
     assert check() == (Level.OK, IN_TIME.format(1, "16 min"), None)
     harness.bind(C, D, expire_s=7_200)
-    assert health_metrics(harness.service.runtime).seal_age_s == 0
+    assert health_metrics(harness.service.runtime, harness.database).seal_age_s == 0
     harness.clock.advance(301)
     assert check() == (Level.RED, WAITS.format(1, "5 min"), LOOK)
-    assert health_metrics(harness.service.runtime).seal_age_s == 301
+    assert health_metrics(harness.service.runtime, harness.database).seal_age_s == 301
     failing = harness.open(seal_key_file=sealer.settings.seal_key_file, anchor_command="false")
     feed_has_caught_up(failing)
     JobRunner(failing.runtime).run_once_per_period(SEAL, 10.0)

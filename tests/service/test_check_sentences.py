@@ -308,7 +308,7 @@ def unclear_unbind_of_an_old_binding(world: World) -> None:
     with pytest.raises(errors.OutcomeUnknown):
         world.harness.service.unbind(binding.id)
     assert "the oldest from 0 s ago" in world.check("doubts").seen, "since its request, not since the bind"
-    assert health_metrics(world.harness.service.runtime).oldest_doubt_s == 0
+    assert health_metrics(world.harness.service.runtime, world.harness.database).oldest_doubt_s == 0
 
 
 @condition("doubts", "warn", " or more", RESOLVE_DOUBTS, "{} or more", OPEN)

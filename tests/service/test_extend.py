@@ -452,9 +452,9 @@ def test_releases_that_wait_are_reported(harness: ServiceHarness) -> None:
     check = of_releases(database)
     assert check.level is Level.WARN
     assert check.seen.startswith("1 expired binding(s) wait to be ended at the provider, the oldest for ")
-    metrics = health_metrics(harness.service.runtime)
+    metrics = health_metrics(harness.service.runtime, harness.database)
     assert (metrics.releases_owed, metrics.oldest_release_s >= RELEASE_WARN_S) == (1, True)
     harness.service.recover()
     assert of_releases(database).seen == "none is owed"
-    metrics = health_metrics(harness.service.runtime)
+    metrics = health_metrics(harness.service.runtime, harness.database)
     assert (metrics.releases_owed, metrics.oldest_release_s) == (0, 0.0)

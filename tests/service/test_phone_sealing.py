@@ -320,7 +320,7 @@ def test_check_says_which_step_is_next(harness: ServiceHarness, tmp_path: Path) 
 
 def test_metric_has_how_many_rows_are_left_to_convert(harness: ServiceHarness, tmp_path: Path) -> None:
     def left(service: BindingService) -> int:
-        return health_metrics(service.runtime).phones_to_convert
+        return health_metrics(service.runtime, service.runtime.database).phones_to_convert
 
     Content(harness)
     sealing = ring_of(harness, tmp_path)
@@ -368,7 +368,7 @@ def test_metric_has_the_rows_left_from_the_switch_on(
 
     def read_metric(reached: str) -> None:
         if reached in ("phones.after_switch", "phones.after_batch"):
-            seen.setdefault(reached, health_metrics(service.runtime).phones_to_convert)
+            seen.setdefault(reached, health_metrics(service.runtime, service.runtime.database).phones_to_convert)
 
     monkeypatch.setattr(store, "remaining", bind_after_the_count)
     failpoints.install(read_metric)

@@ -92,7 +92,7 @@ def test_checks_and_metrics_count_orphans_and_revenants_until_their_holds_end(ha
 
     assert check().level is Level.OK
     harness.service.reconcile()
-    metrics = health_metrics(runtime)
+    metrics = health_metrics(runtime, runtime.database)
     assert (metrics.orphans, metrics.revenants) == (1, 1)
     assert (check().level, "1 that ended here" in check().seen) == (Level.WARN, True)
     harness.service.unbind(ended.id)
