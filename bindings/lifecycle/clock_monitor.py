@@ -186,6 +186,17 @@ class ClockMonitor:
         believed = self._anchor.database + (self._clock.monotonic() - self._anchor.monotonic)
         return database_time + timedelta(seconds=believed - database_time.timestamp())
 
+    def estimated_instant(self) -> datetime:
+        """Return what the database's clock should read now, by the last reading: no clock is read but the host's.
+
+        While it is in doubt, by the last trusted reading, if any. `observe` must have been called.
+        """
+        latest, anchor = self._latest, self._anchor
+        reading = latest if self._doubt is None or anchor is None else anchor
+        if reading is None:
+            raise AssertionError("unreachable: the caller has read the clock")
+        return datetime.fromtimestamp(reading.database + (self._clock.monotonic() - reading.monotonic), UTC)
+
     def trusted_range(self, within_s: float) -> tuple[datetime, datetime] | None:
         """Return the earliest and the latest reading of the next `within_s` seconds that can be trusted.
 

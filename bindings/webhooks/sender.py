@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from bindings.domain.binding import Event
+    from bindings.lifecycle.clock_monitor import ClockMonitor
     from bindings.lifecycle.runtime import Runtime
     from bindings.settings import Network
     from bindings.store.database import Database, Transaction
@@ -135,23 +136,29 @@ def job(runtime: Runtime, *, on_results: Callable[[str, int], None] | None = Non
 
 def send_test(runtime: Runtime, webhook_id: str) -> WebhookResponse:
     """Send a signed `{"type": "test"}` once, also to a disabled webhook, and return the response."""
-    target = _target(runtime.database, validation.identifier(webhook_id, "webhook"))
-    body = _json({"type": "test", "timestamp": instant(datetime.now(UTC)), "data": {}})
+    checked_id = validation.identifier(webhook_id, "webhook")
+    now = runtime.clocks.trusted_instant(runtime.database.clock())
+    target = runtime.database.read(webhooks.target, checked_id, now)
+    if target is None:
+        raise errors.NotFound("there is no such webhook")
+    signed_at = _signing_time(runtime.database, runtime.clocks)
     return post(
         target,
         str(uuid7()),
-        body,
+        _json({"type": "test", "timestamp": instant(signed_at), "data": {}}),
         http_transport.tls_context(),
+        signed_at=signed_at,
         networks=runtime.settings.webhook_networks,
     )
 
 
-def _target(database: Database, webhook_id: str) -> Target:
-    """Return where a webhook's deliveries go and the secrets that sign them; `NotFound` if there is none."""
-    target = database.read(webhooks.target, webhook_id, database.clock())
-    if target is None:
-        raise errors.NotFound("there is no such webhook")
-    return target
+def _signing_time(database: Database, clocks: ClockMonitor) -> datetime:
+    """Return the time of a signature by the server's clock, as last read; without a server by this host's.
+
+    A receiver refuses a signature that is minutes off. A clock that a test moves signs nothing: the receivers of
+    an application compare with their own.
+    """
+    return clocks.estimated_instant() if database.dialect.server_clock else datetime.now(UTC)
 
 
 def prune(database: Database) -> int:
@@ -326,6 +333,7 @@ class WebhookSender:
                 delivery.id,
                 body_of(delivery.event),
                 self._tls,
+                signed_at=_signing_time(self._database, self._clocks),
                 networks=self._networks,
                 traceparent=telemetry.traceparent() or event_trace,
             )
@@ -374,6 +382,7 @@ def post(
     body: bytes,
     tls: ssl.SSLContext,
     *,
+    signed_at: datetime,
     networks: Sequence[Network],
     traceparent: str | None = None,
 ) -> WebhookResponse:
@@ -382,9 +391,10 @@ def post(
     Connects to public addresses and to those of `networks` only, so that no URL leads to other hosts.
     """
     start = time.monotonic()
+    headers = _headers(target.secrets, message_id, body, signed_at)
     reply = http_transport.post(
         target.url,
-        headers=_headers(target.secrets, message_id, body) | ({TRACEPARENT: traceparent} if traceparent else {}),
+        headers=headers | ({TRACEPARENT: traceparent} if traceparent else {}),
         body=body,
         deadline=start + ATTEMPT_TIMEOUT_S,
         monotonic=time.monotonic,
@@ -402,12 +412,11 @@ def post(
     return WebhookResponse(status=status, error=error, retry_after_s=retry_after_s, elapsed_s=elapsed_s)
 
 
-def _headers(secrets: Sequence[str], message_id: str, body: bytes) -> dict[str, str]:
-    now = datetime.now(UTC)
-    signatures = (Signer(secret).sign(message_id, now, body.decode()) for secret in secrets)
+def _headers(secrets: Sequence[str], message_id: str, body: bytes, signed_at: datetime) -> dict[str, str]:
+    signatures = (Signer(secret).sign(message_id, signed_at, body.decode()) for secret in secrets)
     return {
         "webhook-id": message_id,
-        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-timestamp": str(int(signed_at.timestamp())),
         "webhook-signature": " ".join(signatures),
         "Content-Type": "application/json",
         "User-Agent": "bindings",

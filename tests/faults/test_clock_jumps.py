@@ -19,7 +19,7 @@ from bindings.errors import BindingsError, Busy, OutcomeUnknown
 from bindings.jobs.registry import EXPIRE, RECONCILE, RECOVER, RETENTION, WARN
 from bindings.jobs.runner import JobRunner
 from bindings.store.schema import bindings
-from bindings.webhooks.sender import RETRIES_S, deliver_pending
+from bindings.webhooks.sender import RETRIES_S, deliver_pending, send_test
 from tests.service.harness import wait_for
 from tests.store.databases import MOSTLY_POSTGRES
 from tests.web.receivers import Receiver, Reply
@@ -339,3 +339,19 @@ def test_webhook_that_fails_in_a_jump_is_tried_again_after_its_own_wait(
         receiver.answers = lambda _: Reply()
         experiment.clock.advance(RETRIES_S[1] * 2)
         assert deliver_pending(service.runtime).delivered == 1
+
+
+@pytest.mark.parametrize("kind", [pytest.param("postgresql", marks=pytest.mark.postgres)])
+def test_webhooks_are_signed_by_the_clock_of_the_database(fault_harness: FaultHarness, kind: str) -> None:
+    """This machine's clock is ten minutes behind the server's: a receiver would refuse its signatures."""
+    with jumping(fault_harness, kind) as (experiment, service), Receiver() as receiver:
+        webhook = service.webhooks.add(url=receiver.url, kinds=("activated",)).webhook
+        experiment.clock.advance(600.0)
+        bind(service, A, B)
+        wait_for(lambda: bool(deliver_pending(service.runtime).delivered))
+        assert send_test(service.runtime, webhook.id).error is None
+        experiment.clock.jump(3_600.0)
+        assert send_test(service.runtime, webhook.id).error is None
+        for message in receiver.messages:
+            assert abs(int(message.headers["webhook-timestamp"]) - experiment.clock.unix()) < 60
+        experiment.clock.jump(-3_600.0)
