@@ -39,6 +39,7 @@ from bindings.domain.serialization import instant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Self
 
     from bindings.domain.binding import Binding
 
@@ -140,6 +141,11 @@ class InvalidRequest(BindingsError):
     def __init__(self, field_errors: Sequence[FieldError]) -> None:
         super().__init__("; ".join(f"{error.field} {error.message}" for error in field_errors))
         self.field_errors = tuple(field_errors)
+
+    @classmethod
+    def of_field(cls, field: str, message: str) -> Self:
+        """Return the error for one wrong field."""
+        return cls([FieldError(field, message)])
 
     @property
     def faults(self) -> tuple[FieldError, ...]:

@@ -24,7 +24,7 @@ from bindings.domain.record_lines import FORMATS
 from bindings.domain.serialization import to_plain
 from bindings.domain.text import FreeFields, FreeText
 from bindings.domain.value_counts import sum_up
-from bindings.errors import FieldError, InvalidRequest
+from bindings.errors import InvalidRequest
 from bindings.store import access_log, events
 from bindings.store.access_log import Export
 from bindings.validation import fields
@@ -124,7 +124,7 @@ class AccessLog:
         `narrowed` is the filter; it must not hold a full phone.
         """
         if format not in FORMATS:
-            raise InvalidRequest([FieldError("format", f"must be {' or '.join(FORMATS)}")])
+            raise InvalidRequest.of_field("format", f"must be {' or '.join(FORMATS)}")
         export_id = str(uuid7())
         columns = {
             "view": view,
@@ -316,7 +316,7 @@ def _decode_cursor(cursor: str | None) -> _Place | None:
         index = fields.event_position(digit)
         return fields.instant(at), index, _LISTS[index].order.parse(place)
     except (ValueError, TypeError, IndexError):
-        raise InvalidRequest([FieldError("cursor", "must be a next_cursor of an earlier page")]) from None
+        raise InvalidRequest.of_field("cursor", "must be a next_cursor of an earlier page") from None
 
 
 def _to_entry(row: Event | Export) -> AccessLogEntry:

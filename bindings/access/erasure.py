@@ -17,7 +17,7 @@ from bindings import errors
 from bindings.access.erasure_journal import VARIABLE, ErasureJournal, JournalEntry
 from bindings.domain.binding import Holder
 from bindings.domain.text import FreeText
-from bindings.errors import FieldError, InvalidRequest
+from bindings.errors import InvalidRequest
 from bindings.failpoints import hit
 from bindings.store import erasure, partitions
 from bindings.store.reserve import seconds_until
@@ -152,13 +152,13 @@ class Erasure:
         path = self._runtime.settings.erasure_journal
         if path is None:
             message = "is needed to erase: without the journal, a restore brings back what was erased"
-            raise InvalidRequest([FieldError(VARIABLE, message)])
+            raise InvalidRequest.of_field(VARIABLE, message)
         return ErasureJournal(path)
 
     def _require_owner(self) -> None:
         if self._database.postgres and not self._database.read(partitions.is_owner):
             message = "must name the role that owns the tables: only that one may erase"
-            raise InvalidRequest([FieldError("BINDINGS_DATABASE_URL", message)])
+            raise InvalidRequest.of_field("BINDINGS_DATABASE_URL", message)
 
     def _phones_of(self, journal: ErasureJournal, digests: set[str]) -> dict[str, Phone]:
         """Return the phones of the database that have one of these digests, by digest."""

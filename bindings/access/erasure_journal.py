@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bindings import secret_files
-from bindings.errors import FieldError, InvalidRequest
+from bindings.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from typing import IO, Literal
@@ -143,4 +143,4 @@ def _key_check(key: bytes) -> str:
 
 
 def _error(message: str) -> InvalidRequest:
-    return InvalidRequest([FieldError(VARIABLE, message)])
+    return InvalidRequest.of_field(VARIABLE, message)

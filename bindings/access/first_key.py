@@ -12,7 +12,7 @@ from uuid_utils import uuid7
 from bindings import secret_files
 from bindings.access import api_keys
 from bindings.domain.roles import Role
-from bindings.errors import FieldError, InvalidRequest
+from bindings.errors import InvalidRequest
 from bindings.store import keys
 
 if TYPE_CHECKING:
@@ -63,4 +63,4 @@ def record(database: Database, key: str, caller: Caller) -> Key | None:
 
 
 def _invalid(message: str) -> InvalidRequest:
-    return InvalidRequest([FieldError(VARIABLE, message)])
+    return InvalidRequest.of_field(VARIABLE, message)

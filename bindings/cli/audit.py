@@ -130,12 +130,12 @@ def _verify_database(files: Sequence[str], heads: dict[int, str], *, as_json: bo
 def _verify_files(
     files: Sequence[str], events_path: str | None, seals_path: str | None, heads: dict[int, str], *, as_json: bool
 ) -> Verification:
-    from bindings.errors import FieldError, InvalidRequest
+    from bindings.errors import InvalidRequest
     from bindings.monitoring.audit import verify_files
 
     for option, path in (("events", events_path), ("seals", seals_path)):
         if path is None or not os.access(path, os.R_OK):
-            raise InvalidRequest([FieldError(option, "must name a file that can be read, beside the other one")])
+            raise InvalidRequest.of_field(option, "must name a file that can be read, beside the other one")
     keys = _public_keys(files, None)
     with (
         open(events_path or "", encoding="utf-8") as events,  # noqa: PTH123 -- a path of the caller
@@ -146,14 +146,14 @@ def _verify_files(
 
 
 def _public_keys(files: Sequence[str], key_file: str | None) -> PublicKeys:
-    from bindings.errors import FieldError, InvalidRequest
+    from bindings.errors import InvalidRequest
     from bindings.sealing.keys import PublicKeys, load_public_keys, load_signing_key
 
     if files:
         return load_public_keys(files, PUBLIC_KEY)
     if key_file is not None:
         return PublicKeys(load_signing_key(key_file, "BINDINGS_SEAL_KEY_FILE").public_pem, PUBLIC_KEY)
-    raise InvalidRequest([FieldError(PUBLIC_KEY, "is needed: `bindings audit new-key` printed it")])
+    raise InvalidRequest.of_field(PUBLIC_KEY, "is needed: `bindings audit new-key` printed it")
 
 
 def _show(result: Verification, *, as_json: bool) -> None:

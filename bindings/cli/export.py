@@ -164,12 +164,12 @@ def _export_sealed(
 
 
 def _row_format(option: str | None, *, as_json: bool) -> str:
-    from bindings.errors import FieldError, InvalidRequest
+    from bindings.errors import InvalidRequest
 
     row_format = option or ("ndjson" if as_json else "csv")
     if row_format in FORMATS and not (as_json and row_format == "csv"):
         return row_format
-    raise InvalidRequest([FieldError("format", "must be csv or ndjson; with --json it must be ndjson")])
+    raise InvalidRequest.of_field("format", "must be csv or ndjson; with --json it must be ndjson")
 
 
 class _WrittenFile:
@@ -291,7 +291,7 @@ def _gzip_file(out: _HashedFile) -> GzipFile:
 
 def _target(path: str) -> Path:
     """Return the file to replace: that of a symbolic link, so that the link stays."""
-    from bindings.errors import FieldError, InvalidRequest
+    from bindings.errors import InvalidRequest
 
     named = Path(path)
     target = Path(os.path.realpath(named)) if named.is_symlink() else named  # `resolve` fails at a loop of links
@@ -299,15 +299,15 @@ def _target(path: str) -> Path:
     is_stream = named.absolute().parent in _FOLDERS_OF_STREAMS or target.is_relative_to("/proc")
     if is_stream or (target.exists() and not target.is_file()):
         message = "must be a regular file: it is a folder, a device or a stream (- is standard output)"
-        raise InvalidRequest([FieldError("output", message)])
+        raise InvalidRequest.of_field("output", message)
     return target
 
 
 def _temporary_file(target: Path) -> tuple[int, str]:
     """Create a file in the target's folder, so that replacing the target is atomic."""
-    from bindings.errors import FieldError, InvalidRequest
+    from bindings.errors import InvalidRequest
 
     try:
         return tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except OSError as error:
-        raise InvalidRequest([FieldError("output", f"must be writable: {error.strerror}")]) from None
+        raise InvalidRequest.of_field("output", f"must be writable: {error.strerror}") from None

@@ -65,11 +65,11 @@ class PhoneOnInput(PhoneNumber):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the next line."""
-        from bindings.errors import FieldError, InvalidRequest
+        from bindings.errors import InvalidRequest
 
         if value != "-":
             message = "must be -, for a line of standard input: others see the options of a command"
-            raise InvalidRequest([FieldError("phone", message)])
+            raise InvalidRequest.of_field("phone", message)
         return super().convert(value, param, ctx)
 
 
@@ -122,16 +122,16 @@ def time_option(*names: str, help_text: str) -> Callable[[Command], Command]:
 
 
 def _next_line(*, field: str) -> str:
-    from bindings.errors import FieldError, InvalidRequest
+    from bindings.errors import InvalidRequest
 
     if sys.stdin.isatty():
         click.echo(f"{field}: ", nl=False, err=True)
     try:
         line = sys.stdin.readline(MAX_LINE)
     except UnicodeDecodeError:
-        raise InvalidRequest([FieldError(field, "is -, and standard input is not text in UTF-8")]) from None
+        raise InvalidRequest.of_field(field, "is -, and standard input is not text in UTF-8") from None
     if not line:
-        raise InvalidRequest([FieldError(field, "is -, and standard input has no line for it")])
+        raise InvalidRequest.of_field(field, "is -, and standard input has no line for it")
     return line.strip().removeprefix("\ufeff")
 
 
@@ -179,15 +179,15 @@ def reveal_options(command: Command) -> Command:
 
 
 def _reveal_reason(*, reveal: bool, reason: str | None) -> str | None:
-    from bindings.errors import FieldError, InvalidRequest
+    from bindings.errors import InvalidRequest
     from bindings.validation import requests as validation
 
     if not reveal and reason is None:
         return None
     if not reveal:
-        raise InvalidRequest([FieldError("reveal", "is needed with --reason: pass both or neither")])
+        raise InvalidRequest.of_field("reveal", "is needed with --reason: pass both or neither")
     if reason is None:
-        raise InvalidRequest([FieldError("reason", "is needed with --reveal: it is recorded")])
+        raise InvalidRequest.of_field("reason", "is needed with --reveal: it is recorded")
     return validation.reason(reason)
 
 

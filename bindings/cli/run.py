@@ -107,12 +107,12 @@ def _policy(value: str) -> str:
 
 
 def _start(simulated: Simulator) -> Simulator:
-    from bindings.errors import FieldError, InvalidRequest
+    from bindings.errors import InvalidRequest
 
     try:
         return simulated.start()
     except OSError as error:
-        raise InvalidRequest([FieldError("port", f"must be free to listen on: {error.strerror}")]) from None
+        raise InvalidRequest.of_field("port", f"must be free to listen on: {error.strerror}") from None
 
 
 def _announce(simulated: Simulator, config: Settings, *, as_json: bool) -> None:

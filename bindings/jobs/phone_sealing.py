@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bindings.access.access_log import AccessLog
 from bindings.domain.phone import Phone
-from bindings.errors import Busy, FieldError, InvalidRequest
+from bindings.errors import Busy, InvalidRequest
 from bindings.failpoints import hit
 from bindings.store import phone_sealing as store
 from bindings.store import protection, replicas
@@ -260,4 +260,4 @@ def _names(names: list[str] | tuple[str, ...]) -> str:
 
 
 def _wrong(name: str, message: str) -> InvalidRequest:
-    return InvalidRequest([FieldError(name, message)])
+    return InvalidRequest.of_field(name, message)

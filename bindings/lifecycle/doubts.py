@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from bindings.domain.binding import Reason, State
-from bindings.errors import FieldError, InvalidRequest, NotFound
+from bindings.errors import InvalidRequest, NotFound
 from bindings.lifecycle import resolution_times
 from bindings.store import events, settle
 from bindings.store.bindings import find
@@ -76,13 +76,13 @@ def mark_absent(runtime: Runtime, binding_id: str, *, because: str, dry_run: boo
 
 def _check(doubt: Binding, now: datetime, tolerance_s: float) -> None:
     if doubt.state is not State.IN_DOUBT:
-        raise InvalidRequest([FieldError("id", f"must be of a binding in doubt; this one is {doubt.state}")])
+        raise InvalidRequest.of_field("id", f"must be of a binding in doubt; this one is {doubt.state}")
     until = acceptance_deadline(doubt, tolerance_s)
     if now <= until:
         message = (
             f"is too young: the provider may still accept its request until {_utc_time(until)}; try after that"
         )
-        raise InvalidRequest([FieldError("id", message)])
+        raise InvalidRequest.of_field("id", message)
 
 
 def acceptance_deadline(doubt: Binding, tolerance_s: float) -> datetime:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bindings import errors
 from bindings.domain.binding import State
-from bindings.errors import FieldError, InvalidRequest
+from bindings.errors import InvalidRequest
 from bindings.failpoints import hit
 from bindings.lifecycle.older_versions import PROMISED_ENDS
 from bindings.store import end_changes
@@ -122,4 +122,4 @@ def _too_long(latest_end: datetime, now: datetime) -> InvalidRequest:
         f"must be at most {remaining_s} now: the provider may end the binding at {latest_end:%Y-%m-%dT%H:%M:%SZ};"
         " for a longer time replace it, or bind with a longer max_expire_s"
     )
-    return InvalidRequest([FieldError("expire_s", message)])
+    return InvalidRequest.of_field("expire_s", message)

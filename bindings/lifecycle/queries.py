@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bindings import errors
 from bindings.domain import trace
 from bindings.domain.binding import Page
-from bindings.errors import FieldError, InvalidRequest
+from bindings.errors import InvalidRequest
 from bindings.store import events, phone_holds, pools, queries, refusals, reports, reserve, seals, search
 from bindings.store.bindings import find
 from bindings.validation import fields
@@ -86,7 +86,7 @@ class Queries:
     def holds(self, *, phone: str | Phone | None = None, middle_number: str | None = None) -> list[PhoneHold]:
         """Return the recorded holds of a phone, or those in force of bindings with a middle number."""
         if (phone is None) == (middle_number is None):
-            raise InvalidRequest([FieldError("phone", "or middle_number is needed, and only one of them")])
+            raise InvalidRequest.of_field("phone", "or middle_number is needed, and only one of them")
         by = validation.lookup(phone=phone, middle_number=middle_number)
         phones = () if by.phone is None else (by.phone,)
         return self._database.read(
@@ -197,12 +197,12 @@ class Queries:
                 "is ahead of this database. If it was restored to an earlier moment, continue from a cursor before"
                 " it; if it was loaded into another PostgreSQL cluster, run `bindings db moved`"
             )
-            raise InvalidRequest([FieldError("after", message)])
+            raise InvalidRequest.of_field("after", message)
         deleted_until = self._database.read(events.retention_position)
         if deleted_until is not None and position < deleted_until:
             first_kept = f"{deleted_until[0]}-{deleted_until[1]}"
             message = f"events after it were deleted (retention); continue from {first_kept}, or leave it out"
-            raise InvalidRequest([FieldError("after", message)])
+            raise InvalidRequest.of_field("after", message)
 
     def feed_end(self) -> str:
         """Return the cursor after the newest event of the change feed."""

@@ -90,7 +90,7 @@ class Runtime:
     def require_seal_key(self) -> SigningKey:
         """Return the key that seals the history. Raise `InvalidRequest`, naming the variable, if there is none."""
         if self.seal_key is None:
-            raise InvalidRequest([FieldError(SEAL_KEY_FILE, "is needed to seal the history")])
+            raise InvalidRequest.of_field(SEAL_KEY_FILE, "is needed to seal the history")
         return self.seal_key
 
     def guard_s(self, binding: Binding) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
-from bindings.errors import FieldError, InvalidRequest
+from bindings.errors import InvalidRequest
 from bindings.sealing.chain import Chain
 from bindings.sealing.encoding import event_bytes, parse_json
 from bindings.sealing.findings import UNREADABLE, Finding, Findings
@@ -117,7 +117,7 @@ def _lines(file: TextIO, option: str, names: tuple[str, ...]) -> Iterator[dict[s
             is_record = False
         if not is_record:
             message = f"must be a file of `bindings export`: line {number} is no such record, or has a name twice"
-            raise InvalidRequest([FieldError(option, message)])
+            raise InvalidRequest.of_field(option, message)
         yield values
 
 

@@ -52,7 +52,7 @@ def exporting() -> Iterator[bool]:
             providers.append(_start_metrics(_resource()))
     except ValueError:  # without its text, which may repeat a value
         message = "are not valid: the SDK of OpenTelemetry refuses a value, such as an interval below 0"
-        raise InvalidRequest([FieldError("OTEL_... variables", message)]) from None
+        raise InvalidRequest.of_field("OTEL_... variables", message) from None
     try:
         with telemetry.only_configured():
             yield exports_metrics

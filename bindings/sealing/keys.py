@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bindings import secret_files
-from bindings.errors import FieldError, InvalidRequest
+from bindings.errors import InvalidRequest
 from bindings.extras import require_extra
 from bindings.sealing.encoding import sha256
 
@@ -72,10 +72,10 @@ class PublicKeys:
             except ValueError:
                 key = None
             if not isinstance(key, Ed25519PublicKey):
-                raise InvalidRequest([FieldError(field, "must have Ed25519 public keys only, as PEM")])
+                raise InvalidRequest.of_field(field, "must have Ed25519 public keys only, as PEM")
             self._keys[_key_id(key)] = key
         if not self._keys:
-            raise InvalidRequest([FieldError(field, "must have a public key: a PEM block PUBLIC KEY")])
+            raise InvalidRequest.of_field(field, "must have a public key: a PEM block PUBLIC KEY")
 
     def __contains__(self, key_id: str) -> bool:
         return key_id in self._keys
@@ -104,9 +104,9 @@ def create_key_file(path: str, field: str) -> SigningKey:
     try:
         secret_files.create(path, pem)
     except FileExistsError:
-        raise InvalidRequest([FieldError(field, "must name a new file: it exists, and was not changed")]) from None
+        raise InvalidRequest.of_field(field, "must name a new file: it exists, and was not changed") from None
     except OSError as error:
-        raise InvalidRequest([FieldError(field, f"must be writable: {error.strerror}")]) from None
+        raise InvalidRequest.of_field(field, f"must be writable: {error.strerror}") from None
     return SigningKey(private)
 
 
@@ -120,8 +120,8 @@ def load_signing_key(path: str, field: str) -> SigningKey:
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
     content, mode = _read(path, field)
     if mode is not None:
-        raise InvalidRequest(
-            [FieldError(field, f"names a file that allows other users ({mode}); run `chmod 600` on it")]
+        raise InvalidRequest.of_field(
+            field, f"names a file that allows other users ({mode}); run `chmod 600` on it"
         )
     try:
         private = load_pem_private_key(content, password=None)
@@ -129,7 +129,7 @@ def load_signing_key(path: str, field: str) -> SigningKey:
         private = None
     if not isinstance(private, Ed25519PrivateKey):
         message = "must name a file with an Ed25519 private key, as `bindings audit new-key` writes it"
-        raise InvalidRequest([FieldError(field, message)])
+        raise InvalidRequest.of_field(field, message)
     return SigningKey(private)
 
 
@@ -146,7 +146,7 @@ def _read(path: str, field: str) -> tuple[bytes, str | None]:
         cause = error.strerror
     except ValueError as error:
         cause = str(error)
-    raise InvalidRequest([FieldError(field, f"names a file that cannot be read: {cause}")])
+    raise InvalidRequest.of_field(field, f"names a file that cannot be read: {cause}")
 
 
 def _key_id(key: Ed25519PublicKey) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select, update
 
 from bindings.domain.acts import Act
-from bindings.errors import FieldError, InvalidRequest
+from bindings.errors import InvalidRequest
 from bindings.store import events, protection
 from bindings.store.one_row import first_column, one_row
 from bindings.store.phone_keys import PLAIN, VARIABLES, KeyNumbers
@@ -61,13 +61,11 @@ def register_scope(database: Database, scope: str) -> None:
 
     row, now = database.write(register)
     if row.scope != scope:
-        raise InvalidRequest(
-            [FieldError("BINDINGS_SCOPE", f"must be {row.scope!r}, as recorded in this database")]
-        )
+        raise InvalidRequest.of_field("BINDINGS_SCOPE", f"must be {row.scope!r}, as recorded in this database")
     _require_phone_keys(database.phone_keys, row.phone_key_checks)
     if not database.postgres and _is_other_host(row, now):
         message = "is an SQLite file that another host is using; SQLite serves one host, PostgreSQL many"
-        raise InvalidRequest([FieldError("BINDINGS_DATABASE_URL", message)])
+        raise InvalidRequest.of_field("BINDINGS_DATABASE_URL", message)
 
 
 def key_numbers(connection: Connection) -> KeyNumbers:
@@ -162,14 +160,14 @@ def _require_phone_keys(keys: PhoneKeys | None, needed: Mapping[str, str] | None
             f"must have the keys {', '.join(missing)}: phones in this database are encrypted with them; take them"
             " from the backup of the keys"
         )
-        raise InvalidRequest([FieldError(VARIABLES, message)])
+        raise InvalidRequest.of_field(VARIABLES, message)
     different = sorted(name for name, check in checks.items() if own_checks[name] != check)
     if different:
         message = (
             f"has other keys as {', '.join(different)} than those that phones in this database need; take these"
             " from the backup of the keys"
         )
-        raise InvalidRequest([FieldError(VARIABLES, message)])
+        raise InvalidRequest.of_field(VARIABLES, message)
 
 
 def _is_other_host(row: Any, now: datetime) -> bool:

@@ -85,7 +85,7 @@ def plan(database_url: str, revision: str) -> Downgrade:
     another program; `SchemaOutOfDate` if this version does not have the schema's migration.
     """
     if revision != PREVIOUS and not re.fullmatch(r"[0-9]{4}", revision, re.ASCII):
-        raise InvalidRequest([FieldError("revision", f"must be four digits, as {HEAD}, or {PREVIOUS}")])
+        raise InvalidRequest.of_field("revision", f"must be four digits, as {HEAD}, or {PREVIOUS}")
     database = Database(database_url)
     try:
         before = _undoable(schema_version.read(database))
@@ -184,10 +184,10 @@ def _require_older(target: str, before: str) -> None:
         message = (
             f"must not be newer than the schema, which is at {before}: `bindings db upgrade` migrates forward"
         )
-        raise InvalidRequest([FieldError("revision", message)])
+        raise InvalidRequest.of_field("revision", message)
     if target < OLDEST:
         message = f"must be {OLDEST} or later: to go back further, restore a backup"
-        raise InvalidRequest([FieldError("revision", message)])
+        raise InvalidRequest.of_field("revision", message)
 
 
 def _describe(connection: Connection, script: Script) -> UndoneMigration:

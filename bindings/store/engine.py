@@ -22,7 +22,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, exc, func, sele
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
-from bindings.errors import FieldError, InvalidRequest
+from bindings.errors import InvalidRequest
 from bindings.extras import require_extra
 from bindings.fork_safety import ProcessMark, keep_alive
 from bindings.store.connection_limit import ConnectionLimit
@@ -448,7 +448,7 @@ def driver_url(url: str) -> URL:
         return _parse_url(url)
     except (exc.ArgumentError, ValueError):
         # Without its cause: that may repeat a part of the password.
-        raise InvalidRequest([FieldError(URL_VARIABLE, "is not the URL of a database")]) from None
+        raise InvalidRequest.of_field(URL_VARIABLE, "is not the URL of a database") from None
 
 
 def _parse_url(url: str) -> URL:

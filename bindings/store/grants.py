@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bindings.errors import FieldError, InvalidRequest
+from bindings.errors import InvalidRequest
 
 MAX_ROLE_BYTES = 63  # PostgreSQL cuts a longer name off
 SEQUENCE = "events_position_seq"
@@ -88,7 +88,7 @@ def sql_for(role: str) -> str:
     Raises `InvalidRequest` if no role can have the name.
     """
     if not role.isprintable() or not 1 <= len(role.encode()) <= MAX_ROLE_BYTES or "$" in role:
-        raise InvalidRequest([FieldError("role", f"must be the name of a role: 1 to {MAX_ROLE_BYTES} bytes")])
+        raise InvalidRequest.of_field("role", f"must be the name of a role: 1 to {MAX_ROLE_BYTES} bytes")
     grantee = '"{}"'.format(role.replace('"', '""'))
     literal = "'{}'".format(role.replace("'", "''"))
     every_table = ", ".join(RIGHTS)

@@ -10,7 +10,7 @@ from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, Any
 
 from bindings import secret_files
-from bindings.errors import FieldError, InvalidRequest
+from bindings.errors import InvalidRequest
 from bindings.extras import require_extra
 from bindings.store.phone_keys import DATA_KEY_BYTES, INDEX_KEY_BYTES, PhoneKeys
 
@@ -108,4 +108,4 @@ def _decode(key: str) -> bytes:
 
 
 def _wrong(name: str, message: str) -> InvalidRequest:
-    return InvalidRequest([FieldError(name, message)])
+    return InvalidRequest.of_field(name, message)

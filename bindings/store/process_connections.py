@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from sqlalchemy import event
 
-from bindings.errors import Busy, FieldError, InvalidRequest
+from bindings.errors import Busy, InvalidRequest
 from bindings.fork_safety import ForkSensitive, keep_alive, run_missed_hooks
 from bindings.store.engine import Connections, driver_url
 from bindings.store.failures import READ_ONLY, URL_VARIABLE
@@ -185,11 +185,11 @@ def _absolute(url: str) -> tuple[str, str | None]:
         path.encode()
     except FileNotFoundError:
         message = "is a relative path, and the working directory of this process was deleted"
-        raise InvalidRequest([FieldError(URL_VARIABLE, message)]) from None
+        raise InvalidRequest.of_field(URL_VARIABLE, message) from None
     except UnicodeEncodeError:
         encoding = sys.getfilesystemencoding()
         message = f"has a character that file names of this process ({encoding}) cannot have: set PYTHONUTF8=1"
-        raise InvalidRequest([FieldError(URL_VARIABLE, message)]) from None
+        raise InvalidRequest.of_field(URL_VARIABLE, message) from None
     return target.set(database=path).render_as_string(hide_password=False), path
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import column, inspect, select, table, text, update
 
-from bindings.errors import FieldError, InvalidRequest, SchemaOutOfDate
+from bindings.errors import InvalidRequest, SchemaOutOfDate
 from bindings.store.failures import URL_VARIABLE
 from bindings.store.schema import HEAD, metadata, schema_info
 from bindings.store.sql import is_postgres
@@ -168,7 +168,7 @@ def require_own_tables(connection: Connection) -> None:
                 f"names a search_path in which {schema!r} follows {connection.dialect.default_schema_name!r}"
                 f" and has the table {name}; nothing was changed; name one schema in search_path"
             )
-            raise InvalidRequest([FieldError(URL_VARIABLE, message)])
+            raise InvalidRequest.of_field(URL_VARIABLE, message)
 
 
 def _has_own(connection: Connection, table: str) -> bool:
@@ -200,7 +200,7 @@ def another_program(evidence: str) -> InvalidRequest:
         f"names a database of another program: {evidence};"
         " give bindings a database of its own, or a schema of its own by search_path"
     )
-    return InvalidRequest([FieldError(URL_VARIABLE, message)])
+    return InvalidRequest.of_field(URL_VARIABLE, message)
 
 
 def without_revision() -> InvalidRequest:
@@ -209,10 +209,10 @@ def without_revision() -> InvalidRequest:
         "names a database with the tables of bindings whose alembic_version has no row, as after a restore of some"
         " tables; restore it, or insert the last revision of schema_info"
     )
-    return InvalidRequest([FieldError(URL_VARIABLE, message)])
+    return InvalidRequest.of_field(URL_VARIABLE, message)
 
 
 def wrong_encoding(encoding: str) -> InvalidRequest:
     """Return the error for a new database whose encoding does not have every character."""
     message = f"names a database in the encoding {encoding}; create one with ENCODING 'UTF8' TEMPLATE template0"
-    return InvalidRequest([FieldError(URL_VARIABLE, message)])
+    return InvalidRequest.of_field(URL_VARIABLE, message)

@@ -283,7 +283,7 @@ def past_instant(field: str, at: datetime, now: datetime) -> datetime:
     if at > now + timedelta(seconds=MAX_SKEW_S):
         clock = instant(now.replace(microsecond=0))
         message = f"must not be later than now, {clock} by the database's clock: check the date and the zone"
-        raise InvalidRequest([FieldError(field, message)])
+        raise InvalidRequest.of_field(field, message)
     return min(at, now)
 
 
@@ -538,7 +538,7 @@ def heads(values: Sequence[object]) -> dict[int, str]:
     """Return heads of the sealed history, `N:HASH`, as the hash by the number of the seal."""
     matches = [re.fullmatch(r"([1-9][0-9]{0,8}):([0-9a-f]{64})", str(value)) for value in values]
     if not all(matches):
-        raise InvalidRequest([FieldError("head", "must be N:HASH, as `bindings audit head` prints it")])
+        raise InvalidRequest.of_field("head", "must be N:HASH, as `bindings audit head` prints it")
     return {int(match[1]): match[2] for match in matches if match is not None}
 
 

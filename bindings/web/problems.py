@@ -210,7 +210,7 @@ def safe_field_name(field: str) -> str:
 
 def too_many_fields(place: str) -> InvalidRequest:
     """Return the error for a body or a query with more fields than any request has; they are not looked at."""
-    return InvalidRequest([FieldError(place, f"must have at most {MAX_FIELDS} fields")])
+    return InvalidRequest.of_field(place, f"must have at most {MAX_FIELDS} fields")
 
 
 def name_errors(names: Sequence[str], message: str) -> list[FieldError]:

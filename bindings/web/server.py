@@ -22,7 +22,7 @@ import uvicorn
 
 from bindings import end_signals, logs
 from bindings.domain.addresses import is_loopback
-from bindings.errors import BindingsError, FieldError, InvalidRequest
+from bindings.errors import BindingsError, InvalidRequest
 from bindings.monitoring import encryption_checks, otlp
 from bindings.scheduler import Scheduler
 from bindings.web import log_config, open_files
@@ -141,10 +141,10 @@ def serve(
     """
     if local_admin and not is_loopback(host):
         message = "cannot be used on an address that other hosts can reach: create a key, or use 127.0.0.1"
-        raise InvalidRequest([FieldError("local_admin", message)])
+        raise InvalidRequest.of_field("local_admin", message)
     if local_admin and service.settings.trusted_proxies:
         message = "cannot be used with BINDINGS_TRUSTED_PROXIES: every client of the proxy would be an admin"
-        raise InvalidRequest([FieldError("local_admin", message)])
+        raise InvalidRequest.of_field("local_admin", message)
     listener = listen(host, port)
     open_files.raise_limit()
     log_config.configure(logs.SERVICE.from_environment())
@@ -201,7 +201,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         message = getattr(error, "strerror", None) or "not an address of this host"
-        raise InvalidRequest([FieldError("host", f"and port cannot be listened on: {message}")]) from None
+        raise InvalidRequest.of_field("host", f"and port cannot be listened on: {message}") from None
 
 
 def address(listener: socket.socket) -> str:

@@ -168,7 +168,7 @@ class Webhooks:
         address = literal_address(urlsplit(url).hostname or "")
         if address is not None and not is_public(address, self._networks):
             message = "must not be an address that is neither public nor in BINDINGS_WEBHOOK_NETWORKS"
-            raise errors.InvalidRequest([errors.FieldError("url", message)])
+            raise errors.InvalidRequest.of_field("url", message)
 
     def _change(self, webhook_id: str, change: Callable[[Transaction, str], Webhook | None]) -> Webhook:
         checked_id = _webhook_id(webhook_id)

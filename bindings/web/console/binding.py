@@ -15,7 +15,7 @@ from bindings import errors
 from bindings.domain.binding import Event, EventKind, Mode
 from bindings.domain.roles import Permission
 from bindings.domain.serialization import field_names
-from bindings.errors import BindingsError, FieldError, InvalidRequest
+from bindings.errors import BindingsError, InvalidRequest
 from bindings.service import BindingService
 from bindings.store.statistics import code_of
 from bindings.validation import requests as validation
@@ -169,7 +169,7 @@ def _require_moved(context: PageContext, before: Binding, after: Binding, compar
     if after.expires_at is not None and after.expires_at == before.expires_at:
         end = time_zones.format_instant(after.expires_at, context.zone)
         message = f"must be {comparative}: the promised end is {end}; nothing was changed"
-        raise InvalidRequest([FieldError("amount", message)])
+        raise InvalidRequest.of_field("amount", message)
 
 
 async def _refused_form(context: PageContext, name: str, error: BindingsError) -> PageResponse:

@@ -17,7 +17,7 @@ from bindings.access.sessions import Search
 from bindings.domain.roles import Permission
 from bindings.domain.serialization import instant
 from bindings.domain.trace import evidence
-from bindings.errors import FieldError, InvalidRequest
+from bindings.errors import InvalidRequest
 from bindings.validation import fields
 from bindings.validation import requests as validation
 from bindings.web import problems
@@ -136,11 +136,11 @@ async def _search(context: PageContext) -> Search:
     party, field = None, parameters.get("party")
     if field is not None:
         if field not in PHONE_FIELDS:
-            raise InvalidRequest([FieldError("party", f"must be {' or '.join(PHONE_FIELDS)}")])
+            raise InvalidRequest.of_field("party", f"must be {' or '.join(PHONE_FIELDS)}")
         party = getattr(binding, field)
     at = time_zones.parse(parameters.get("time", ""), context.zone, context.now)
     if at is None:
-        raise InvalidRequest([FieldError("time", "is required, such as 2026-11-23T14:32:00Z")])
+        raise InvalidRequest.of_field("time", "is required, such as 2026-11-23T14:32:00Z")
     return Search(number=number, party=party, at=await past_instant(context, at))
 
 

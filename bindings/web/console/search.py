@@ -254,7 +254,7 @@ async def _resolve_ambiguous_number(context: PageContext, search: Search) -> Sea
         try:
             phone(number)
         except ValueError as error:
-            raise InvalidRequest([FieldError("q", str(error))]) from None
+            raise InvalidRequest.of_field("q", str(error)) from None
         return search
 
     return await context.run_read(read)

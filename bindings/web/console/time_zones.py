@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from bindings.errors import FieldError, InvalidRequest
+from bindings.errors import InvalidRequest
 from bindings.web.console.pasted_text import plain_time
 
 OFFSET = re.compile(r"(?:UTC)?([+-])(\d{1,2}):?([0-5]\d)?\Z")
@@ -49,7 +49,7 @@ def zone(text: str) -> Zone:
             return Zone(name=name, info=ZoneInfo(name))
     except (ZoneInfoNotFoundError, ValueError, OSError):
         pass
-    raise InvalidRequest([FieldError("zone", "must be a zone such as Asia/Kolkata, or an offset such as +05:30")])
+    raise InvalidRequest.of_field("zone", "must be a zone such as Asia/Kolkata, or an offset such as +05:30")
 
 
 def parse(text: str, zone: Zone, now: datetime, *, date_alone: bool = False) -> datetime | None:
@@ -103,7 +103,7 @@ def _instant(local: datetime, zone: Zone) -> datetime:
 
 
 def _time_error(message: str) -> InvalidRequest:
-    return InvalidRequest([FieldError("time", message)])
+    return InvalidRequest.of_field("time", message)
 
 
 def start_of_day(now: datetime, zone: Zone, *, days_ago: int = 0) -> datetime:
