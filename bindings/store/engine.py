@@ -31,6 +31,8 @@ from bindings.store.phone_keys import attach
 from bindings.store.sqlite_connection import SqliteConnection
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
     from sqlalchemy.engine import ExceptionContext
 
     from bindings.store.deadline_connection import DeadlineConnection
@@ -267,7 +269,8 @@ def make_engine(url: str, *, autocommit: bool = False, limit: ConnectionLimit | 
     if target.get_backend_name() == "sqlite":
         return _sqlite_engine(target, autocommit=autocommit)
     with require_extra("postgres", field=URL_VARIABLE):
-        import psycopg  # noqa: F401 -- only whether it is there
+        from psycopg.pq import Conninfo
+    _check_parameters(target, {option.keyword.decode() for option in Conninfo.get_defaults()})
     engine = create_engine(
         target,
         hide_parameters=True,
@@ -281,6 +284,18 @@ def make_engine(url: str, *, autocommit: bool = False, limit: ConnectionLimit | 
     event.listen(engine, "do_connect", partial(_connect, limit))
     event.listen(engine, "connect", _end_setup)  # after SQLAlchemy's own queries on a first connection
     return engine
+
+
+def _check_parameters(target: URL, names: AbstractSet[str]) -> None:
+    """Raise `InvalidRequest`, with their names, unless the parameters of the URL have these names, each once."""
+    unknown = sorted(target.query.keys() - names - {"prepare_threshold"})
+    if unknown:
+        message = f"has parameters that libpq does not know: {', '.join(unknown)}"
+        raise InvalidRequest.of_field(URL_VARIABLE, message)
+    repeated = sorted(name for name, value in target.query.items() if not isinstance(value, str))
+    if set(repeated) - {"host", "port"}:
+        message = f"has parameters more than once: {', '.join(repeated)}"
+        raise InvalidRequest.of_field(URL_VARIABLE, message)
 
 
 def text_encoding(connection: Connection) -> str:

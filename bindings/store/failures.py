@@ -226,6 +226,7 @@ _REFUSED_CONNECTIONS: tuple[tuple[str, Failure], ...] = (
         Failure(f"the server and {URL_VARIABLE} do not agree on TLS", "correct sslmode and the certificates"),
     ),
 )
+_CORRECT_PARAMETERS = "correct the part after the question mark"
 _SEVERITY = re.compile(r"\w+:\s\s")  # before what the server itself says, in the language of the server
 _QUOTED = re.compile("[\"'\u00ab\u00bb\u201e].+?[\"'\u00ab\u00bb\u201c]")  # may be the user of the URL
 
@@ -234,7 +235,7 @@ def _explain_connect(error: exc.DBAPIError) -> Failure:
     if not isinstance(error, exc.OperationalError):
         return Failure(
             f"{URL_VARIABLE} has a parameter that the driver does not accept ({type(error.orig).__name__})",
-            "correct the part after the question mark",
+            _CORRECT_PARAMETERS,
         )
     text = str(error.orig)
     attempts = re.findall(r"^- host: .*$", text, re.MULTILINE) or [text]
@@ -246,6 +247,8 @@ def _explain_attempt(text: str) -> Failure:
     for pattern, failure in _REFUSED_CONNECTIONS:
         if re.search(pattern, text):
             return failure
+    if invalid := re.search(r"invalid (\w+) value: ", text):
+        return Failure(f"{URL_VARIABLE} has a value of {invalid[1]} that libpq does not know", _CORRECT_PARAMETERS)
     reason = text.rpartition("failed: ")[2].strip().partition("\n")[0]
     if _SEVERITY.match(reason):
         words = _QUOTED.sub('"..."', _SEVERITY.sub("", reason))

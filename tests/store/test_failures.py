@@ -234,9 +234,13 @@ def _name_servers_are_away() -> bool:
         ({"database": "no_such_database"}, "no database of the name in BINDINGS_DATABASE_URL"),
         ({"host": "no-such-host.invalid"}, "the host in BINDINGS_DATABASE_URL is not known"),
         ({"query": {"sslmode": "require"}}, "do not agree on TLS"),
-        ({"query": {"colour": "blue"}}, "BINDINGS_DATABASE_URL has a parameter that the driver does not accept"),
+        ({"query": {"sslmode": "loose"}}, "BINDINGS_DATABASE_URL has a value of sslmode that libpq does not know"),
+        (
+            {"query": {"connect_timeout": "x"}},
+            "BINDINGS_DATABASE_URL has a parameter that the driver does not accept",
+        ),
     ],
-    ids=["role", "database", "host", "tls", "parameter"],
+    ids=["role", "database", "host", "tls", "value", "number"],
 )
 def test_connection_that_will_never_be_made_names_its_cause_and_the_variable(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch, parts: dict[str, object], cause: str
@@ -274,6 +278,20 @@ def test_value_that_cannot_be_sent_is_no_fault_of_the_url(postgres_url: str, com
 def test_url_that_cannot_be_read_names_the_variable_and_no_part_of_it() -> None:
     with pytest.raises(InvalidRequest, match="BINDINGS_DATABASE_URL is not the URL of a database") as refusal:
         Database(f"postgresql://u:{PASSWORD}@h:port/db")
+    assert PASSWORD not in "".join(traceback.format_exception(refusal.value))
+
+
+@pytest.mark.parametrize(
+    ("query", "cause"),
+    [
+        ("schema=s&pgbouncer=true", "has parameters that libpq does not know: pgbouncer, schema"),
+        ("sslmode=disable&sslmode=require", "has parameters more than once: sslmode"),
+    ],
+    ids=["unknown", "repeated"],
+)
+def test_parameters_of_the_url_that_the_driver_refuses_are_named(query: str, cause: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"BINDINGS_DATABASE_URL {cause}") as refusal:
+        Database(f"postgresql://u:{PASSWORD}@db.internal/db?application_name=a&{query}")
     assert PASSWORD not in "".join(traceback.format_exception(refusal.value))
 
 
