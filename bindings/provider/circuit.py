@@ -151,9 +151,10 @@ class CircuitBreaker:
         self._last_unclear = unclear
         if not self._opens_on_unclear or unclear is None or unclear != last:
             return
-        first_wait_s = LIMITED_RETRY_AFTER_S if outcome.is_rate_limited else self._retry_after_s
-        is_trial = self._trial_is_open and isinstance(self._cause, Unknown)
-        wait_s = max(2 * self._wait_s if is_trial else first_wait_s, outcome.retry_after_s or 0.0)
+        wait_s = LIMITED_RETRY_AFTER_S if outcome.is_rate_limited else self._retry_after_s
+        if isinstance(self.cause, Unknown):  # not of a trial call: of a call from before, which shortens no wait
+            wait_s = 2 * self._wait_s if self._trial_is_open else max(wait_s, self._wait_s)
+        wait_s = max(wait_s, outcome.retry_after_s or 0.0)
         self._open(outcome, min(wait_s, MAX_UNCLEAR_RETRY_S))
 
     def _open(self, cause: Refused | Unknown, wait_s: float) -> None:

@@ -279,6 +279,20 @@ def test_rate_limit_is_waited_for_as_long_as_it_says(
         assert bind_circuit.check() is None
 
 
+def test_late_rate_limit_of_an_older_call_shortens_no_wait(bind_circuit: CircuitBreaker, clock: Clock) -> None:
+    for _ in range(2):
+        bind_circuit.record(LIMITED)
+    for wait_s in (2, 4, 8):
+        clock.now += wait_s
+        assert bind_circuit.check() is None
+        bind_circuit.record(LIMITED)  # of a call from before the circuit opened
+        bind_circuit.record(LIMITED)  # of the trial call
+        rejection = bind_circuit.check()
+        assert rejection is not None
+        assert rejection.retry_in_s == 2 * wait_s
+        bind_circuit.record(LIMITED)  # of another call from before
+
+
 def test_circuit_closes_by_time_if_no_call_was_refused_since(clock: Clock) -> None:
     circuits = Circuits(monotonic=clock)
     for circuit in (circuits.bind, circuits.unbind, circuits.page, circuits.pools):
