@@ -17,6 +17,7 @@ from bindings.web.console.page_context import HEADERS
 from bindings.web.proxies import TrustedProxies
 from bindings.web.rate_limit import ATTEMPTS
 from tests.web.browser import HTML, Browser
+from tests.web.conftest import BIND
 
 if TYPE_CHECKING:
     from tests.web.conftest import Running
@@ -96,6 +97,20 @@ def test_revoking_a_key_ends_its_sessions_immediately(running: Running) -> None:
     assert browser.get("/").status_code == 200
     running.service.api_keys.revoke(running.service.api_keys.list()[0].id)
     assert browser.get("/").status_code == 303
+
+
+def test_form_of_an_ended_session_leads_to_a_sign_in_that_says_so(running: Running) -> None:
+    browser = Browser(running).sign_in("admin")
+    page = f"/bindings/{running.service.bind(**BIND).id}"
+    running.service.api_keys.revoke(running.service.api_keys.list()[0].id)
+    sentence = "the form was not carried out and nothing was changed"
+    answer = browser.submit(f"{page}/unbind", {"reason": "order cancelled", "when": "now"})
+    assert sentence in answer.text
+    assert f'name="next" value="{page}"' in answer.text
+    assert sentence not in browser.get(browser.get(page).headers["Location"]).text
+    browser.session.cookies.clear()
+    refused = browser.post(f"{page}/unbind", {"csrf": "0" * 64})
+    assert (refused.status_code, f'<a href="{page}">' in refused.text) == (403, True)
 
 
 def test_form_from_another_site_or_with_a_wrong_csrf_token_is_refused(running: Running) -> None:

@@ -34,7 +34,7 @@ from bindings.web.console import (
     webhooks,
 )
 from bindings.web.console.page_context import PageContext, PageResponse
-from bindings.web.console.security import SignInNeeded, authenticate_page, page_guard, read_token
+from bindings.web.console.security import CsrfError, SignInNeeded, authenticate_page, page_guard, read_token
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -90,7 +90,8 @@ def error_page(request: Request[Any, Any, Any], error: BindingsError) -> PageRes
     """Return the page of an error, or a redirect to sign in first and come back to the page."""
     context = PageContext(request)
     if isinstance(error, SignInNeeded):
-        return context.redirect(f"/sign-in?next={quote(context.page_address)}")
+        refused = "refused=form&" if request.method == "POST" else ""
+        return context.redirect(f"/sign-in?{refused}next={quote(context.page_address)}")
     if context.principal is not None:
         return _error_page(context, error)
     if "token" not in context.state:
@@ -115,4 +116,5 @@ def _error_page(context: PageContext, error: BindingsError) -> PageResponse:
         headers=problems.headers(error),
         error=error,
         field_errors=field_errors,
+        page_of_form=context.page_address if isinstance(error, CsrfError) else None,
     )

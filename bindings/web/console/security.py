@@ -44,7 +44,7 @@ class SignInNeeded(BindingsError):
 
 
 class CsrfError(BindingsError):
-    """The form was not sent from this console, or its session has ended; reload the page and try again."""
+    """The form was not sent from this console, or its session has ended; nothing was done. Open the page again."""
 
     code = "forbidden"
     http_status = 403

@@ -27,7 +27,11 @@ async def form(request: Request[Any, Any, Any]) -> PageResponse:
         return context.redirect(_safe_redirect(request.query_params.get("next", "/")))
     if first_sign_in.PARAMETER in request.query_params:
         return await _sign_in_by_link(context)
-    return context.render("sign_in.html", next_path=_safe_redirect(request.query_params.get("next", "/")))
+    return context.render(
+        "sign_in.html",
+        next_path=_safe_redirect(request.query_params.get("next", "/")),
+        form_was_refused=request.query_params.get("refused") == "form",
+    )
 
 
 @post("/sign-in", open=True, status_code=200)
