@@ -37,7 +37,7 @@ def axe_violations(console: Console) -> Any:
     return console.window.run_async(RUN, RULES)
 
 
-APPEARANCES = [("light", 1_280), ("dark", 1_280), ("light", 390), ("dark", 390)]
+APPEARANCES = [("light", 1_280), ("dark", 1_280), ("light", 320), ("dark", 320)]
 HALF = 640  # a window of 1 280 px at 200 %
 PAPER = 718  # pixels between the margins of A4
 CONTROLS = """
