@@ -17,7 +17,6 @@ from bindings.web.console.page_context import HEADERS
 from bindings.web.proxies import TrustedProxies
 from bindings.web.rate_limit import ATTEMPTS
 from tests.web.browser import HTML, Browser
-from tests.web.conftest import BIND
 
 if TYPE_CHECKING:
     from tests.web.conftest import Running
@@ -100,8 +99,8 @@ def test_revoking_a_key_ends_its_sessions_immediately(running: Running) -> None:
 
 
 def test_form_of_an_ended_session_leads_to_a_sign_in_that_says_so(running: Running) -> None:
+    page = f"/bindings/{running.bind().json()['id']}"
     browser = Browser(running).sign_in("admin")
-    page = f"/bindings/{running.service.bind(**BIND).id}"
     running.service.api_keys.revoke(running.service.api_keys.list()[0].id)
     sentence = "the form was not carried out and nothing was changed"
     answer = browser.submit(f"{page}/unbind", {"reason": "order cancelled", "when": "now"})
