@@ -37,7 +37,7 @@ from bindings.webhooks.endpoints import Webhooks
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
     from datetime import datetime
     from typing import Any, Self, Unpack
 
@@ -397,7 +397,7 @@ class BindingService:
             dry_run=dry_run,
         )
 
-    def reveal(self, binding_ids: list[str], *, reason: str, what: str = "binding") -> None:
+    def reveal(self, binding_ids: Iterable[str], *, reason: str, what: str = "binding") -> None:
         """Record that full phones are about to be shown, by whom and why; call it before showing them.
 
         Without ids (an export) one event is written that names `what` is shown. `NotFound`, and nothing is
@@ -411,8 +411,8 @@ class BindingService:
         """Return one binding as recorded; `NotFound` if there is none."""
         return self._queries.get(binding_id)
 
-    def get_many(self, binding_ids: Sequence[str]) -> dict[str, Binding]:
-        """Return those of these bindings that exist, by id; at most the first 200 ids are read."""
+    def get_many(self, binding_ids: Iterable[str]) -> dict[str, Binding]:
+        """Return those of these bindings that exist, by id. One statement for each 200 ids."""
         return self._queries.get_many(binding_ids)
 
     def history(self, binding_id: str) -> list[Event]:
@@ -549,11 +549,8 @@ class BindingService:
         )
         return self._queries.search_refusals(filters, size=size, position=position)
 
-    def traceparents(self, binding_ids: Sequence[str]) -> dict[str, str]:
-        """Return by id the `traceparent` in which each of these bindings was requested, if one was recorded.
-
-        At most the first 200 ids are read.
-        """
+    def traceparents(self, binding_ids: Iterable[str]) -> dict[str, str]:
+        """Return by id the `traceparent` in which each of these bindings was requested, if one was recorded."""
         return self._queries.traceparents(binding_ids)
 
     def events(self, *, after: str | None = None, limit: int = 100) -> Page[Event]:
@@ -704,7 +701,7 @@ class BindingService:
         _warn_renamed("acting", "as_caller")
         return self.as_caller(actor=actor, request_id=request_id)
 
-    def some(self, binding_ids: Sequence[str]) -> dict[str, Binding]:
+    def some(self, binding_ids: Iterable[str]) -> dict[str, Binding]:
         """Return `get_many(...)`; deprecated."""
         _warn_renamed("some", "get_many")
         return self.get_many(binding_ids)

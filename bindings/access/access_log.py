@@ -31,7 +31,7 @@ from bindings.validation import fields
 from bindings.validation import requests as validation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from sqlalchemy import Connection
 
@@ -77,10 +77,11 @@ class AccessLog:
         self._database = runtime.database
         self._caller = runtime.caller
 
-    def record_reveal(self, binding_ids: Sequence[str], *, reason: str, subject: str) -> None:
+    def record_reveal(self, binding_ids: Iterable[str], *, reason: str, subject: str) -> None:
         """Record that full phones are about to be shown; documented at `BindingService.reveal`."""
-        detail = {"reason": FreeText(validation.reason(reason)), "what": subject}
-        ids = [validation.binding_id(binding_id) for binding_id in binding_ids]
+        checked_reason, what = validation.reveal(reason=reason, what=subject)
+        detail = {"reason": FreeText(checked_reason), "what": what}
+        ids = validation.binding_ids(binding_ids)
 
         def work(tx: Transaction) -> None:
             for binding_id in ids:

@@ -20,7 +20,7 @@ from bindings.validation import fields
 from bindings.validation import requests as validation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
     from bindings.domain.binding import Binding, Event, Holder, RefusedBind, Trace
@@ -50,15 +50,19 @@ class Queries:
             raise errors.NotFound(binding_id=checked_id)
         return binding
 
-    def get_many(self, binding_ids: Sequence[str]) -> dict[str, Binding]:
-        """Return those of these bindings that exist, by id; at most 200 ids are read."""
-        ids = [validation.binding_id(binding_id) for binding_id in binding_ids[: fields.MAX_LIMIT]]
-        return {binding.id: binding for binding in self._database.read(queries.by_ids, ids)}
+    def get_many(self, binding_ids: Iterable[str]) -> dict[str, Binding]:
+        """Return those of these bindings that exist, by id."""
+        existing: dict[str, Binding] = {}
+        for ids in _batches(validation.binding_ids(binding_ids)):
+            existing |= {binding.id: binding for binding in self._database.read(queries.by_ids, ids)}
+        return existing
 
-    def traceparents(self, binding_ids: Sequence[str]) -> dict[str, str]:
-        """Return by id the `traceparent` in which each binding was requested; at most 200 ids are read."""
-        ids = [validation.binding_id(binding_id) for binding_id in binding_ids[: fields.MAX_LIMIT]]
-        return self._database.read(events.traceparents, ids)
+    def traceparents(self, binding_ids: Iterable[str]) -> dict[str, str]:
+        """Return by id the `traceparent` in which each binding was requested, if it was recorded."""
+        recorded: dict[str, str] = {}
+        for ids in _batches(validation.binding_ids(binding_ids)):
+            recorded |= self._database.read(events.traceparents, ids)
+        return recorded
 
     def history(self, binding_id: str) -> list[Event]:
         """Return every event of a binding, in order; `NotFound` if there is no such binding."""
@@ -265,6 +269,11 @@ class Queries:
     def export_seals(self) -> Iterator[Seal]:
         """Stream every seal, in order."""
         yield from self._database.stream(seals.list_all)
+
+
+def _batches(ids: list[str]) -> Iterator[list[str]]:
+    """Return the ids in lists that one statement takes."""
+    return (ids[start : start + fields.MAX_LIMIT] for start in range(0, len(ids), fields.MAX_LIMIT))
 
 
 def _requested_page(rows: Sequence[Binding], size: int) -> Page[Binding]:

@@ -254,6 +254,13 @@ def url(value: object) -> str:
     return plain_text(value)
 
 
+def items(value: object) -> tuple[object, ...]:
+    """Return the items of a list, a set or another iterable; text is a single value."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ValueError("must be a list")  # noqa: TRY004 -- `FieldErrors` catches ValueError
+    return tuple(value)
+
+
 def event_kinds(value: object) -> tuple[EventKind, ...]:
     """Return the kinds of event without duplicates, in the order in which they were passed."""
     if isinstance(value, str) or not isinstance(value, Iterable):

@@ -446,6 +446,15 @@ def reason(value: object) -> str:
     return checked or ""
 
 
+def reveal(*, reason: object, what: object) -> tuple[str, str]:
+    """Return why full phones are about to be shown, and what is shown."""
+    errors = FieldErrors()
+    checked_reason = errors.check("reason", fields.single_line("reason"), reason)
+    checked_what = errors.check("what", fields.single_line("reason"), what)
+    errors.raise_if_any()
+    return checked_reason or "", checked_what or ""
+
+
 def erasure(*, phone: object, reason: object, ticket: object) -> tuple[Phone, str, str | None]:
     """Return the phone of an erasure, why it is erased, and the id of its ticket."""
     errors = FieldErrors()
@@ -524,6 +533,18 @@ def settings(environment: Mapping[str, str] | None = None, **overrides: Unpack[S
 def binding_id(value: object) -> str:
     """Return a binding's id in its canonical form; raise `NotFound` if it is not a UUID."""
     return identifier(value, "binding")
+
+
+def binding_ids(values: object) -> list[str]:
+    """Return ids of bindings in their canonical form, in their order.
+
+    `InvalidRequest` for anything but a list of ids, such as a single id; `NotFound` if one of them is not a
+    UUID.
+    """
+    errors = FieldErrors()
+    checked = errors.check("binding_ids", fields.items, values)
+    errors.raise_if_any()
+    return [binding_id(value) for value in checked or ()]
 
 
 def identifier(value: object, noun: str) -> str:

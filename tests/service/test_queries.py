@@ -32,6 +32,8 @@ from tests.service.harness import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bindings.domain.binding import Binding, Trace
 
 MICROSECOND = timedelta(microseconds=1)
@@ -495,3 +497,30 @@ def test_reveal_of_an_id_that_is_not_a_uuid_is_not_found(harness: ServiceHarness
         harness.service.reveal(["no-uuid"], reason="case 7")
     with pytest.raises(errors.InvalidRequest):  # a wrong reason is reported first
         harness.service.reveal(["no-uuid"], reason="")
+
+
+def test_calls_that_take_ids_take_any_number_in_any_iterable(harness: ServiceHarness) -> None:
+    binding = harness.bind()
+    ids = {binding.id} | {str(uuid7()) for _ in range(fields.MAX_LIMIT)}
+    last = [*sorted(ids - {binding.id}), binding.id]
+    for values in (ids, last, dict.fromkeys(last), iter(last)):
+        assert harness.service.get_many(values) == {binding.id: binding}
+    assert harness.service.traceparents(iter(last)) == {}
+    harness.service.reveal(iter([binding.id]), reason="case 7")
+    assert harness.kinds(binding)[-1] is EventKind.REVEALED
+
+
+def test_one_id_instead_of_a_list_is_refused_by_name(harness: ServiceHarness) -> None:
+    binding = harness.bind()
+    calls: list[Callable[[Any], object]] = [
+        harness.service.get_many,
+        harness.service.traceparents,
+        lambda ids: harness.service.reveal(ids, reason="case 7"),
+    ]
+    for call in calls:
+        for wrong in (binding.id, None, 7):
+            with pytest.raises(errors.InvalidRequest) as refused:
+                call(wrong)
+            assert [error.field for error in refused.value.field_errors] == ["binding_ids"]
+    with pytest.raises(errors.InvalidRequest, match="what"):
+        harness.service.reveal([binding.id], reason="case 7", what="")
