@@ -17,6 +17,7 @@ import weakref
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+import httptools
 from uuid_utils import uuid7
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -37,6 +38,7 @@ MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 100
 MAX_BYTES_AROUND_BODY = 1024 * 1024  # a byte in a chunk of its own takes seven
 RETRY_AFTER_S = 2
+FRAMING_HEADERS = (b"content-length", b"transfer-encoding")
 INVALID_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -52,6 +54,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._context = contextvars.copy_context()
         self._timer: asyncio.TimerHandle | None = None  # runs while a head is expected
         self._in_head = False
+        self._ignores_upgrade = False  # while the parser gets the framing of the body of such a request
         self._received = 0  # bytes since the last head that do not belong to a body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
@@ -73,7 +76,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse the bytes, unless there are too many."""
         self._received += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._timer is None and self.waits_for_request:
             self._start_timer()
         if self._timer is not None and self._received > MAX_HEAD_BYTES:
@@ -81,8 +85,39 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         elif self._received > MAX_BYTES_AROUND_BODY:
             self.transport.close()
 
+    def _parse(self, data: bytes) -> None:
+        """Parse bytes; those that are not HTTP are refused."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._refuse(problems.Malformed())
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._is_tunnel:
+                self.cycle.keep_alive = False  # no bytes after it are read
+            else:
+                self._ignore_upgrade(data[upgrade.args[0] :])
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Read the request that asks for an upgrade as any other one: here is nothing to upgrade to.
+
+        The parser takes the bytes after such a head for those of the new protocol. Clients send a body there: that
+        of Java does with its first requests, in the hope of HTTP/2.
+        """
+        framing = [b"%b: %b\r\n" % header for header in self.headers if header[0] in FRAMING_HEADERS]
+        self.parser = httptools.HttpRequestParser(self)
+        self._ignores_upgrade = True
+        self._parse(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(framing))
+        self._ignores_upgrade = False
+        self._parse(rest)
+
+    @property
+    def _is_tunnel(self) -> bool:
+        return bool(self.scope["method"] == "CONNECT")
+
     def on_message_begin(self) -> None:
         """Note that a head has begun."""
+        if self._ignores_upgrade:
+            return
         super().on_message_begin()
         self._in_head = True
 
@@ -100,6 +135,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Start the request: from here on `middleware` limits it."""
+        if self._ignores_upgrade:
+            return
         self._stop_timer()
         self._in_head = False
         self._received = 0
@@ -114,6 +151,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Note that the request is complete: from here on the client waits for the response."""
+        if self.parser.should_upgrade() and not self._is_tunnel:
+            return  # its body follows
         super().on_message_complete()
         self._update_idle()
 
@@ -136,14 +175,6 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._update_idle()
         if self._in_head and self.cycle.response_complete and not self.transport.is_closing():
             self._start_timer()
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 -- uvicorn's text is not a problem object
-        """Refuse bytes that are not HTTP."""
-        self._refuse(problems.Malformed())
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Ignore a request to upgrade, and close afterwards: uvicorn would not read what follows it."""
-        self.cycle.keep_alive = False
 
     @property
     def waits_for_request(self) -> bool:

@@ -301,10 +301,46 @@ def test_refused_head_request_has_no_body_and_names_other_methods(listening: Run
     assert (b"POST" in allow, b"HEAD" in allow) == (True, False)
 
 
-def test_connection_closes_after_an_upgrade_request(listening: Running) -> None:
-    upgrade = get("/livez", "Upgrade: h2c").replace(b"Connection: close", b"Connection: Upgrade")
-    answer = speak(listening, upgrade + get("/livez"))
-    assert (status(answer), answer.count(b"HTTP/1.1 ")) == (200, 1)
+UPGRADE = ("Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA")
+QUESTION = b'{"phone": "%s"}' % A.encode()
+
+
+def upgrade_request(body: bytes, *headers: str, path: str = "/v1/lookup") -> bytes:
+    """Return a request as Java's HttpClient sends it by default: it hopes for HTTP/2."""
+    sent = request(body, JSON, *UPGRADE, *headers, path=path)
+    return sent.replace(b"Connection: close", b"Connection: Upgrade, HTTP2-Settings")
+
+
+@pytest.mark.parametrize("cut", [1, 100, -len(QUESTION), -len(QUESTION) + 5, -1], ids=str)
+def test_body_of_a_request_that_asks_for_an_upgrade_is_read(listening: Running, cut: int) -> None:
+    sent = upgrade_request(QUESTION, f"Content-Length: {len(QUESTION)}")
+    with connect(listening) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for part in (sent[:cut], sent[cut:], posted(QUESTION, path="/v1/lookup")):
+            connection.sendall(part)
+        answer = read_until_closed(connection)
+    assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200"]
+
+
+def test_chunks_and_no_body_of_a_request_that_asks_for_an_upgrade_are_read(listening: Running) -> None:
+    chunks = upgrade_request(b"8\r\n%b\r\n" % QUESTION[:8], "Transfer-Encoding: chunked")
+    chunks += b"%x\r\n%b\r\n0\r\n\r\n" % (len(QUESTION) - 8, QUESTION[8:])
+    empty = get("/livez", "Upgrade: websocket").replace(b"Connection: close", b"Connection: Upgrade")
+    answer = speak(listening, chunks + empty + get("/v1/nothing"))
+    assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"404"]
+
+
+def test_limits_hold_for_a_request_that_asks_for_an_upgrade(listening: Running) -> None:
+    large = upgrade_request(b" " * (MAX_BODY + 1), f"Content-Length: {MAX_BODY + 1}")
+    assert problem(speak(listening, large))["status"] == 413
+    for framing in ("Transfer-Encoding: gzip", "Content-Length: 5\r\nTransfer-Encoding: chunked"):
+        assert problem(speak(listening, upgrade_request(b"0\r\n\r\n", framing)))["status"] == 400
+
+
+def test_nothing_is_read_after_a_request_for_a_tunnel(listening: Running) -> None:
+    tunnel = request(b"", method="CONNECT").replace(b"Connection: close\r\n", b"")
+    answer = speak(listening, tunnel + get("/livez"))
+    assert (status(answer), answer.count(b"HTTP/1.1 ")) == (405, 1)
 
 
 def test_pipelined_requests_are_answered_in_order(listening: Running) -> None:
@@ -604,8 +640,6 @@ def test_uvicorn_has_the_parts_of_its_protocol_that_are_overridden() -> None:
         "on_response_complete": ["self"],
         "pause_writing": ["self"],
         "resume_writing": ["self"],
-        "send_400_response": ["self", "msg"],
-        "_unsupported_upgrade_warning": ["self"],
     }
     actual = {name: list(inspect.signature(getattr(HttpToolsProtocol, name)).parameters) for name in overridden}
     assert actual == overridden
@@ -621,14 +655,14 @@ def test_uvicorn_has_the_attributes_of_its_protocol_that_are_read() -> None:
         return set(vars(protocol)), set(re.findall(r"self\.(\w+) = ", inspect.getsource(RequestResponseCycle)))
 
     protocol, cycle = asyncio.run(attributes())
-    assert {"client", "cycle", "transport", "loop", "pipeline", "flow"} <= protocol
+    assert {"client", "cycle", "transport", "loop", "pipeline", "flow", "parser", "headers"} <= protocol
     assert {"response_complete", "keep_alive", "more_body"} <= cycle
 
 
-def test_uvicorn_calls_the_hook_for_an_unsupported_upgrade_and_for_a_malformed_head() -> None:
-    source = inspect.getsource(HttpToolsProtocol)
-    assert "self._unsupported_upgrade_warning()" in source
-    assert "self.send_400_response(" in source
+def test_uvicorn_does_nothing_else_with_received_bytes_than_the_subclass_that_replaces_it() -> None:
+    source = inspect.getsource(HttpToolsProtocol.data_received)
+    first, parse = source.split("\n", 3)[1:2], "self.parser.feed_data(data)"
+    assert (first, parse in source) == (["        self._unset_keepalive_if_required()"], True)
 
 
 def test_uvicorn_server_handles_signals_only_by_capture_signals() -> None:
