@@ -79,8 +79,8 @@ class AccessLog:
 
     def record_reveal(self, binding_ids: Iterable[str], *, reason: str, subject: str) -> None:
         """Record that full phones are about to be shown; documented at `BindingService.reveal`."""
-        checked_reason, what = validation.reveal(reason=reason, what=subject)
-        detail = {"reason": FreeText(checked_reason), "what": what}
+        checked_reason, checked_subject = validation.reveal(reason=reason, subject=subject)
+        detail = {"reason": FreeText(checked_reason), "what": checked_subject}
         ids = validation.binding_ids(binding_ids)
 
         def work(tx: Transaction) -> None:

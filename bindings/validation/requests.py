@@ -446,13 +446,13 @@ def reason(value: object) -> str:
     return checked or ""
 
 
-def reveal(*, reason: object, what: object) -> tuple[str, str]:
+def reveal(*, reason: object, subject: object) -> tuple[str, str]:
     """Return why full phones are about to be shown, and what is shown."""
     errors = FieldErrors()
     checked_reason = errors.check("reason", fields.single_line("reason"), reason)
-    checked_what = errors.check("what", fields.single_line("reason"), what)
+    checked_subject = errors.check("what", fields.single_line("reason"), subject)
     errors.raise_if_any()
-    return checked_reason or "", checked_what or ""
+    return checked_reason or "", checked_subject or ""
 
 
 def erasure(*, phone: object, reason: object, ticket: object) -> tuple[Phone, str, str | None]:
