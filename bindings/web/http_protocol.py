@@ -97,7 +97,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             else:
                 self._ignore_upgrade(data[upgrade.args[0] :])
 
-    def _ignore_upgrade(self, rest: bytes) -> None:
+    def _ignore_upgrade(self, body: bytes) -> None:
         """Read the request that asks for an upgrade as any other one: here is nothing to upgrade to.
 
         The parser takes the bytes after such a head for those of the new protocol. Clients send a body there: that
@@ -108,7 +108,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._ignores_upgrade = True
         self._parse(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(framing))
         self._ignores_upgrade = False
-        self._parse(rest)
+        self._parse(body)
 
     @property
     def _is_tunnel(self) -> bool:
