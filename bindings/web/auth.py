@@ -243,6 +243,8 @@ class Authenticator:
         key = _bearer_token(connection)
         if key is None:
             return await self._authenticate_local(connection)
+        if not key:
+            raise problems.Unauthenticated("the header must be `Authorization: Bearer <key>`; nothing was done")
         principal = await self._find_principal(key, connection)
         if principal is None:
             raise problems.Unauthenticated("the key is unknown, expired or revoked; nothing was done")

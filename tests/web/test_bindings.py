@@ -272,6 +272,14 @@ def test_invalid_query_lists_its_field(running: Running, query: str, field: str)
     assert [fault["field"] for fault in answer.json()["errors"]] == [field]
 
 
+def test_query_that_is_not_utf_8_is_refused(running: Running) -> None:
+    running.bind(reference="caf\u00e9")
+    assert len(running.get("/v1/bindings?reference=caf%C3%A9").json()["data"]) == 1
+    for query in ("reference=caf%E9", "%E9=1", "reference_prefix=%ED%A0%80"):
+        answer = running.get(f"/v1/bindings?{query}")
+        assert (answer.status_code, answer.json()["detail"]) == (400, "the query is not UTF-8; nothing was done")
+
+
 def test_number_in_a_query_may_have_leading_zeros(running: Running) -> None:
     assert running.get("/v1/bindings?limit=0050").status_code == 200
 

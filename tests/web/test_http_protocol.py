@@ -101,6 +101,7 @@ def test_malformed_body_is_refused_with_a_problem(listening: Running, name: str)
         (b'{"phone_a": "9188067701",\n "phone_b" "9188067799"}', "the body is not JSON from line 2, column 12 on"),
         (b'{"phone_a": "9188067701"', "the body is not JSON from line 1, column 25 on"),
         (b'{"reference": "\xe9"}', "the body is not UTF-8"),
+        (b"\xef\xbb\xbf" + GOOD, "the body begins with a byte order mark"),
     ],
 )
 def test_malformed_body_is_refused_with_its_place_and_nothing_of_it(
@@ -174,7 +175,7 @@ PATHS = {
     f"/docs/static/{'x' * 5_000}": 404,
     f"/docs/static/{'%E2%82%AC' * 100}": 404,
     "*": 404,
-    "/v1/bindings?limit=%ff": 422,
+    "/v1/bindings?limit=%ff": 400,
     "/v1/bindings?limit=%00": 422,
     "/v1/bindings?limit=1_0": 422,
     "/v1/bindings?limit=%D9%A1": 422,

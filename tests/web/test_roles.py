@@ -20,6 +20,7 @@ from bindings.provider.simulator import Fault, FaultKind
 from bindings.service import BindingService
 from bindings.web import server
 from bindings.web.api import openapi
+from bindings.web.rate_limit import ATTEMPTS
 from tests.service.harness import A, B, C, D, E, wait_for
 from tests.web.conftest import run
 
@@ -83,6 +84,16 @@ def test_invalid_key_is_refused(running: Running, presented: str) -> None:
     answer = running.get("/v1/bindings", headers)
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
     assert good not in answer.text
+
+
+@pytest.mark.parametrize("presented", ["{good}", "Token {good}", "Bearer", "Basic YTpi"])
+def test_key_without_its_scheme_is_refused_with_the_scheme_and_not_counted(
+    running: Running, presented: str
+) -> None:
+    good = running.key("admin")["Authorization"].removeprefix("Bearer ")
+    for _ in range(ATTEMPTS + 1):
+        answer = running.get("/v1/bindings", {"Authorization": presented.format(good=good)})
+        assert answer.json()["detail"] == "the header must be `Authorization: Bearer <key>`; nothing was done"
 
 
 def test_key_is_valid_until_revoked_and_records_its_use(running: Running) -> None:

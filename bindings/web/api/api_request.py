@@ -6,6 +6,7 @@ The handlers are in `change_routes`, `query_routes` and `feed_routes`.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
 
 from litestar import Request, Response
 
@@ -63,7 +64,11 @@ class ApiRequest(ServiceRequest):
         return requests.read_body(model, self.state["body"], header_errors=header_errors)
 
     def query(self, model: type[requests.RequestModel]) -> dict[str, Any]:
-        """Return the parameters of the query; raises `InvalidRequest` (see `requests.read_query`)."""
+        """Return the parameters of the query; raises as `body` does (see `requests.read_query`)."""
+        try:
+            unquote_to_bytes(self.request.scope["query_string"]).decode()
+        except UnicodeDecodeError:  # the framework would replace these bytes, and a filter would match nothing
+            raise problems.Malformed("the query is not UTF-8; nothing was done") from None
         return requests.read_query(model, self.request.query_params.dict())
 
     def binding_id(self) -> str:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 REVEAL = "reveal"  # the only field of a body that is an object
 REPEATED = "is given more than once"
+BYTE_ORDER_MARK = "\ufeff"
 MAX_DIGITS = 18  # of a whole number in a query; no value may have more
 LINE_PATTERN = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+$"
 
@@ -402,6 +403,8 @@ def _parse_json(raw: bytes, repeated: list[str]) -> Any:
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()  # a ValueError if half of a surrogate pair is missing
     except json.JSONDecodeError as error:
+        if text.startswith(BYTE_ORDER_MARK):
+            raise problems.Malformed("the body begins with a byte order mark; nothing was done") from None
         place = f"line {error.lineno}, column {error.colno}"
         raise problems.Malformed(f"the body is not JSON from {place} on; nothing was done") from None
     except UnicodeDecodeError:
