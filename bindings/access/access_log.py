@@ -31,7 +31,7 @@ from bindings.validation import fields
 from bindings.validation import requests as validation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from sqlalchemy import Connection
 
@@ -119,21 +119,20 @@ class AccessLog:
             lambda tx: events.append_without_binding(tx, EventKind.REVEALED, self._caller, detail)
         )
 
-    def start_export(self, *, view: str, narrowed: dict[str, Any], format: str, reason: str | None) -> str:  # noqa: A002
+    def start_export(self, *, view: str, filters: Mapping[str, Any], format: str, reason: str | None) -> str:  # noqa: A002
         """Record that a list is about to be exported, and return the export's id. Not safe to repeat.
 
-        `narrowed` is the filter; it must not hold a full phone.
+        `filters` are those of the list; they must not hold a full phone.
         """
         if format not in FORMATS:
             raise InvalidRequest.of_field("format", f"must be {' or '.join(FORMATS)}")
         export_id = str(uuid7())
-        columns = {
-            "view": view,
-            "filter": narrowed,
-            "format": format,
-            "reason": validation.optional_reason(reason),
-        }
-        self._database.write(lambda tx: access_log.start_export(tx, export_id, self._caller, **columns))
+        checked_reason = validation.optional_reason(reason)
+        self._database.write(
+            lambda tx: access_log.start_export(
+                tx, export_id, self._caller, view=view, filters=filters, row_format=format, reason=checked_reason
+            )
+        )
         return export_id
 
     def finish_export(self, export_id: str, *, row_count: int, sha256: str) -> None:

@@ -204,8 +204,8 @@ def _record_export(
 ) -> Iterator[_WrittenFile]:
     """Record an export in the access log before it starts, and its size and hash after it has ended."""
     log, (since, until) = service.access_log, period
-    narrowed = {"from": to_plain(since), "to": to_plain(until)}
-    export_id = log.start_export(view=view, narrowed=narrowed, format=row_format, reason=reason)
+    filters = {"from": to_plain(since), "to": to_plain(until)}
+    export_id = log.start_export(view=view, filters=filters, format=row_format, reason=reason)
     written = _WrittenFile()
     yield written
     log.finish_export(export_id, row_count=written.row_count, sha256=written.digest.hexdigest())

@@ -25,7 +25,7 @@ from bindings.store.events import INSERT_COLUMNS, append_without_binding, is_kin
 from bindings.store.schema import PHONE_SEARCHES, bindings, events, exports, texts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, Connection, FromClause, Select, TextClause
@@ -58,14 +58,24 @@ _EXPORT_ORDER = (exports.c.began_at, exports.c.id)
 STRETCH = 2_000  # rows of one list that are looked at for one page
 
 
-def start_export(tx: Transaction, export_id: str, caller: Caller, **values: Any) -> None:
-    """Record the start of an export; `values` are further columns. Safe to repeat with the same id."""
+def start_export(
+    tx: Transaction,
+    export_id: str,
+    caller: Caller,
+    *,
+    view: str,
+    filters: Mapping[str, Any],
+    row_format: str,
+    reason: str | None,
+) -> None:
+    """Record the start of an export. Safe to repeat with the same id."""
     began_at = tx.instant()
+    values = {"view": view, "filter": filters, "format": row_format, "reason": reason}
     origin = {"actor": caller.actor, "request_id": caller.request_id, "key_id": caller.key_id}
     row = values | origin | {"id": export_id, "began_at": began_at}
     insertion = tx.dialect.insert(exports).values(row).on_conflict_do_nothing(index_elements=["id"])
     if tx.connection.execute(insertion.returning(exports.c.id)).all():
-        apart = {"reason": optional_text(values["reason"]), "filter": FreeFields(values["filter"])}
+        apart = {"reason": optional_text(reason), "filter": FreeFields(filters)}
         detail = {"export_id": export_id, "began_at": began_at.isoformat()} | values | apart
         append_without_binding(tx, EventKind.EXPORTED, caller, detail)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import fields, make_dataclass
 from functools import cache
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from sqlalchemy import ColumnElement, Interval, and_, bindparam, exists, func, or_, select, update
 
@@ -24,6 +24,7 @@ from bindings.store.schema import bindings, holds
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
+    from typing import Unpack
 
     from sqlalchemy import Connection, Row
 
@@ -127,6 +128,33 @@ class _Now:
 NOW = _Now()
 
 
+class NewValues(TypedDict, total=False):
+    """The columns that `transition` may change. A value may be an expression of columns of the row, or `NOW`."""
+
+    state: State
+    reason: str | None
+    provider_status: str | None
+    bind_id: str
+    middle_number_a: str
+    middle_number_b: str
+    requested_at: datetime
+    send_by: datetime
+    settle_by: datetime
+    sent_at: datetime | None
+    answered_at: datetime
+    expires_at: datetime
+    provider_expires_at: datetime | None
+    warn_at: datetime | None
+    held_until: datetime | _Now
+    unbind_requested_at: _Now
+    ended_at: datetime | _Now | ColumnElement[datetime] | None
+    waits_for: None
+    replaced_by: str
+    idempotency_key: None
+    duplicate_key: None
+    freed_key: ColumnElement[str]
+
+
 def _condition(dialect: SqlDialect, name: str) -> ColumnElement[bool]:
     """Return a condition on the row that `transition` may name besides the state that the change starts from."""
     now, expires_at = dialect.now_once, bindings.c.expires_at
@@ -181,11 +209,11 @@ def transition(
     from_states: tuple[State, ...],
     detail: dict[str, Any] | None = None,
     condition: str | None = None,
-    **values: Any,
+    **values: Unpack[NewValues],
 ) -> Binding | None:
     """Change one binding if it is still in one of `from_states`, and write its event; return it as changed.
 
-    A value may be an expression of columns of the row, or `NOW`, whose result is also put into the detail.
+    The instant of `NOW` is also put into the detail.
     Returns None and writes nothing if the row is in another state or the condition is not met: the caller reads it
     again and decides. Raises `ValueError` for a change of state that the table of transitions does not have (I5).
     """
@@ -194,7 +222,7 @@ def transition(
     expressions = tuple((name, value) for name, value in values.items() if isinstance(value, _Now | ColumnElement))
     computed = {name for name, _ in expressions}
     bound = tuple(name for name in values if name not in computed)
-    new_values = {f"new_{name}": values[name] for name in bound}
+    new_values = {f"new_{name}": value for name, value in values.items() if name not in computed}
     statement = build_change(tx.dialect, from_states, condition, bound, expressions)
     rows = statement.run(tx, kind, caller, detail or {}, {"of_id": binding_id, **new_values})
     if not rows:

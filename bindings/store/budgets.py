@@ -42,10 +42,10 @@ def use(tx: Transaction, caller: Caller, budget: Budget, *, limit: int, amount: 
     if used >= limit:
         is_first = row.used_up_at is None
         if is_first:
-            _change(tx, row_key, used_up_at=row.now)
+            _change(tx, row_key, {"used_up_at": row.now})
         return UsedUp(now=row.now, until=began_at + WINDOW, is_first=is_first)
     if amount:
-        _change(tx, row_key, began_at=began_at, used=used + amount, used_up_at=None)
+        _change(tx, row_key, {"began_at": began_at, "used": used + amount, "used_up_at": None})
     return None
 
 
@@ -59,6 +59,6 @@ def _lock_row(dialect: SqlDialect) -> Any:
     return statement.on_conflict_do_update(index_elements=list(values), set_=unchanged).returning(*columns)
 
 
-def _change(tx: Transaction, row_key: dict[str, str], **values: Any) -> None:
+def _change(tx: Transaction, row_key: dict[str, str], values: dict[str, datetime | int | None]) -> None:
     condition = [budgets.c[name] == value for name, value in row_key.items()]
-    tx.connection.execute(update(budgets).where(*condition).values(**values))
+    tx.connection.execute(update(budgets).where(*condition).values(values))

@@ -79,6 +79,20 @@ class HoldProof:
     strikes: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _NewHold:
+    """What a new hold has in its row besides the phone."""
+
+    scope: str
+    why: HoldReason
+    app_id: str
+    bind_id: str | None
+    origin_id: str | None
+    held_until: datetime
+    created_at: datetime
+    strikes: int = 0
+
+
 COLUMNS = (*sql.columns(table, Hold), table.c.phone_sealed, table.c.phone_key)
 _PROVED = (*COLUMNS, table.c.scope, table.c.facts_salt)
 
@@ -155,19 +169,17 @@ def hold_refused(tx: Transaction, binding: Binding, caller: Caller, now: datetim
         strikes = _next_strike(None if earlier is None else earlier.strikes, age_s, just_unbound=just_unbound)
         wait = _wait_s(strikes)
         seconds = max(seconds, wait)
-        proofs += _put(
-            tx,
-            numbers,
+        hold = _NewHold(
             scope=binding.scope,
-            phone=phone,
             why=HoldReason.REFUSED,
             app_id=binding.app_id,
             bind_id=None,
             origin_id=binding.id,
             held_until=now + timedelta(seconds=wait),
-            strikes=strikes,
             created_at=now,
+            strikes=strikes,
         )
+        proofs += _put(tx, numbers, phone, hold)
     detail = {"why": HoldReason.REFUSED, "origin_id": binding.id, "seconds": seconds, "holds": details(proofs)}
     events.append_without_binding(tx, EventKind.HELD, caller, detail)
     return seconds
@@ -200,9 +212,7 @@ def hold_late_success(
     phones = (binding.phone_a, binding.phone_b)
     of_bind_id = _of_bind_id(tx.connection, phones, binding.app_id, success.bind_id)
     recorded = tx.connection.execute(select(table.c.id).where(*of_bind_id).limit(1)).first()
-    proofs = _put_all(
-        tx,
-        phones=phones,
+    hold = _NewHold(
         scope=binding.scope,
         why=HoldReason.LATE_SUCCESS,
         app_id=binding.app_id,
@@ -211,6 +221,7 @@ def hold_late_success(
         held_until=success.held_until,
         created_at=tx.instant(),
     )
+    proofs = _put_all(tx, phones, hold)
     if recorded is None:
         return proofs
     if proofs:
@@ -254,9 +265,7 @@ def hold_orphan(
     if _needs_no_hold(newest_end, now, app_id=app_id, held_until=held_until, released_since=released_since):
         return False
     in_force = newest_end is not None and newest_end > now
-    proofs = _put_all(
-        tx,
-        phones=phones,
+    hold = _NewHold(
         scope=scope,
         why=HoldReason.ORPHAN,
         app_id=app_id,
@@ -265,6 +274,7 @@ def hold_orphan(
         held_until=held_until,
         created_at=now,
     )
+    proofs = _put_all(tx, phones, hold)
     if proofs or not in_force:
         detail = {"why": HoldReason.ORPHAN, "bind_id": bind_id, "origin_id": origin_id, "holds": details(proofs)}
         events.append_without_binding(tx, EventKind.HELD, caller, detail)
@@ -340,10 +350,10 @@ def _needs_no_hold(
     return is_covered or was_released
 
 
-def _put_all(tx: Transaction, *, phones: tuple[Phone, ...], **values: object) -> list[HoldProof]:
+def _put_all(tx: Transaction, phones: tuple[Phone, ...], hold: _NewHold) -> list[HoldProof]:
     """Hold the phones of a provider binding; return the proofs of the holds that were changed."""
     numbers = account.key_numbers(tx.connection)
-    return [proof for phone in phones for proof in _put(tx, numbers, phone=phone, strikes=0, **values)]
+    return [proof for phone in phones for proof in _put(tx, numbers, phone, hold)]
 
 
 def _of_bind_id(
@@ -358,7 +368,7 @@ def _is(connection: Connection, *phones: Phone) -> ColumnElement[bool]:
     return stored_phones.is_any_of(table.c.phone, stored_phones.forms(connection.dialect, *phones))
 
 
-def _put(tx: Transaction, numbers: KeyNumbers, *, phone: Phone, **values: Any) -> list[HoldProof]:
+def _put(tx: Transaction, numbers: KeyNumbers, phone: Phone, hold: _NewHold) -> list[HoldProof]:
     """Upsert a hold: insert it or extend the existing one, never shorten it; return its proof, or nothing.
 
     Nothing also for a hold that an older version inserted: it has no salt.
@@ -366,14 +376,14 @@ def _put(tx: Transaction, numbers: KeyNumbers, *, phone: Phone, **values: Any) -
     dialect, row_id = tx.connection.dialect, str(uuid7())
     stored = stored_phones.stored(dialect, numbers, "holds", row_id, {"phone": phone})
     if stored_phones.form_count(dialect) > 1:
-        extended = _extend_other_form(tx, phone, stored["phone"], values)
+        extended = _extend_other_form(tx, phone, stored["phone"], hold)
         if extended is not None:
             return extended
     salt = stored_phones.stored_salt(dialect, numbers, "holds", row_id, new_salt())
-    statement = tx.dialect.insert(table).values(id=row_id, facts_salt=salt, **stored, **values)
+    statement = tx.dialect.insert(table).values(id=row_id, facts_salt=salt, **stored, **asdict(hold))
     target: dict[str, Any] = (
         {"index_elements": ["scope", "phone"], "index_where": table.c.bind_id.is_(None)}
-        if values["bind_id"] is None
+        if hold.bind_id is None
         else {
             "index_elements": ["scope", "phone", "app_id", "bind_id"],
             "index_where": table.c.bind_id.is_not(None),
@@ -406,21 +416,21 @@ def _proofs(rows: Iterable[Row[*tuple[Any, ...]]]) -> list[HoldProof]:
     ]
 
 
-def _extend_other_form(tx: Transaction, phone: Phone, form: str, values: dict[str, Any]) -> list[HoldProof] | None:
+def _extend_other_form(tx: Transaction, phone: Phone, form: str, hold: _NewHold) -> list[HoldProof] | None:
     """Extend a hold of the phone that is stored in another form, never shorten it; None if there is none.
 
     Returns its proof, or nothing if it was not extended.
     """
     other_forms = [text for text in stored_phones.forms(tx.connection.dialect, phone) if text != form]
     of_binding: ColumnElement[bool] = table.c.bind_id.is_(None)
-    if values["bind_id"] is not None:
-        of_binding = and_(table.c.app_id == values["app_id"], table.c.bind_id == values["bind_id"])
-    same_hold = and_(table.c.scope == values["scope"], table.c.phone.in_(other_forms), of_binding)
+    if hold.bind_id is not None:
+        of_binding = and_(table.c.app_id == hold.app_id, table.c.bind_id == hold.bind_id)
+    same_hold = and_(table.c.scope == hold.scope, table.c.phone.in_(other_forms), of_binding)
     ids = tx.connection.execute(select(table.c.id).where(same_hold)).scalars().all()
     if not ids:
         return None
-    changed = {name: values[name] for name in ("held_until", "strikes", "origin_id")}
-    is_shorter = table.c.id.in_(ids), table.c.held_until < values["held_until"]
+    changed = {"held_until": hold.held_until, "strikes": hold.strikes, "origin_id": hold.origin_id}
+    is_shorter = table.c.id.in_(ids), table.c.held_until < hold.held_until
     return _proofs(
         tx.connection.execute(update(table).where(*is_shorter).values(changed).returning(*_PROVED)).all()
     )

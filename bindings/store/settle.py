@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from bindings.domain import conflict
     from bindings.domain.binding import Binding, Caller
     from bindings.domain.phone import Phone
+    from bindings.store.bindings import NewValues
     from bindings.store.database import SqlDialect, Transaction
 
 RELEASE_S = 10.0  # how long the provider may still refuse a phone after a confirmed unbind
@@ -504,7 +505,7 @@ def _confirm_unbind(
     """Record that an expired binding has ended at the provider too. None if it changes nothing."""
     held = min(expired.held_until, held_until)
     detail = {"reason": reason, "held_until": to_json_value(held)}
-    values: dict[str, Any] = {"held_until": held}
+    values: NewValues = {"held_until": held}
     if expired.provider_expires_at is not None:
         detail["provider_expires_at"] = to_json_value(expired.ended_at)
         values["provider_expires_at"] = expired.ended_at

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bindings.domain.binding import Binding, BindRequest, Caller
+    from bindings.store.bindings import NewValues
     from bindings.store.database import Transaction
     from bindings.store.reserve import BindLimits
     from bindings.store.rollback_detection import CommittedVersion
@@ -210,7 +211,7 @@ def _why_not_now(
 
 def _link(tx: Transaction, predecessor: Binding, successor_id: str, caller: Caller) -> Binding | None:
     """Link the predecessor to its successor; an active one is offered no more from then on."""
-    values: dict[str, Any] = {"replaced_by": successor_id}
+    values: NewValues = {"replaced_by": successor_id}
     detail: dict[str, Any] = {"replaced_by": successor_id}
     condition = None
     if predecessor.state is State.ACTIVE and predecessor.unbind_requested_at is None:

@@ -68,7 +68,7 @@ def _revealed(console: Console, day: Day) -> None:
 
 def _export(console: Console, day: Day) -> None:
     export_id = console.running.service.access_log.start_export(
-        view="number history", narrowed={"number": str(day.ride.phone_a)}, format="csv", reason=None
+        view="number history", filters={"number": str(day.ride.phone_a)}, format="csv", reason=None
     )
     console.running.service.access_log.finish_export(export_id, row_count=6, sha256="0" * 64)
     console.open(f"/exports/{export_id}")

@@ -164,7 +164,7 @@ def add_holds(service: BindingService, day: Day) -> None:
 def _record_export(harness: ServiceHarness, actor: str, view: str, reason: str | None) -> None:
     """Record an export in the access log, without a file."""
     log = harness.service.as_caller(actor=actor, request_id="req-119").access_log
-    export_id = log.start_export(view=view, narrowed={}, format="csv", reason=reason)
+    export_id = log.start_export(view=view, filters={}, format="csv", reason=reason)
     log.finish_export(
         export_id, row_count=42, sha256="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
     )

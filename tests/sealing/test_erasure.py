@@ -38,7 +38,7 @@ def test_sealed_history_with_an_erasure_verifies(
         harness.bind(A, D)
     log = harness.service.access_log
     for filters in ({"reference": "order-1"}, {"reference": "order-2"}, {}):
-        export_id = log.start_export(view="find", narrowed=filters, format="csv", reason="drill")
+        export_id = log.start_export(view="find", filters=filters, format="csv", reason="drill")
         log.finish_export(export_id, row_count=1, sha256="ab")
         log.record_reveal_of_period(since=None, until=None, reason=f"call of {A}", filters=filters)
     harness.clock.advance(10_000)
@@ -56,7 +56,7 @@ def test_text_or_filter_of_an_export_that_is_deleted_without_an_erasure_is_found
     harness: ServiceHarness, seal: Seal, key: SigningKey
 ) -> None:
     log = harness.service.access_log
-    log.start_export(view="find", narrowed={"reference": "order-1"}, format="csv", reason="drill")
+    log.start_export(view="find", filters={"reference": "order-1"}, format="csv", reason="drill")
     seal()
     harness.rewrite(text("UPDATE exports SET filter = '{\"deleted\": true}', reason = 'deleted'"))
     assert {finding.subject for finding in verify(harness, key).findings} == {"export"}

@@ -145,7 +145,7 @@ def _administer(service: BindingService) -> None:
     webhook = service.webhooks.add(url="https://example.com/secret", kinds=["activated"]).webhook
     service.webhooks.rotate(webhook.id)
     service.webhooks.disable(webhook.id)
-    export_id = service.access_log.start_export(view="find", narrowed={}, format="csv", reason="drill")
+    export_id = service.access_log.start_export(view="find", filters={}, format="csv", reason="drill")
     service.access_log.finish_export(export_id, row_count=3, sha256="ab")
     service.mark_restored()
     service.mark_restored(waive=True)

@@ -30,7 +30,7 @@ def ids(harness: ServiceHarness) -> tuple[str, str]:
     first, second = harness.bind(reference="order-1"), harness.bind(C, D)
 
     def export(view: str, reason: str | None, narrowed: dict[str, Any]) -> None:
-        eve.access_log.start_export(view=view, narrowed=narrowed, format="csv", reason=reason)
+        eve.access_log.start_export(view=view, filters=narrowed, format="csv", reason=reason)
 
     for step in (
         lambda: eve.reveal([first.id], reason="complaint 118"),
@@ -173,7 +173,7 @@ def test_entries_of_one_instant_are_each_on_one_page(harness: ServiceHarness) ->
     eve, binding = harness.service.as_caller(actor="key:eve", key_id=EVE), harness.bind()
     for _ in range(2):
         eve.reveal([binding.id], reason="complaint")
-        eve.access_log.start_export(view="bindings", narrowed={}, format="csv", reason=None)
+        eve.access_log.start_export(view="bindings", filters={}, format="csv", reason=None)
         eve.phone_searches.record_for_key("lookup", has_match=False, is_counted=True)
     entries = listed(harness)
     assert len({entry.at for entry in entries}) == 1

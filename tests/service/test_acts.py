@@ -210,7 +210,7 @@ def test_receiver_that_is_gone_is_disabled_with_an_event(harness: ServiceHarness
 
 def test_export_is_an_event_at_its_start_and_at_its_end(harness: ServiceHarness) -> None:
     log = _admin(harness).access_log
-    export_id = log.start_export(view="bindings", narrowed={"from": None}, format="csv", reason="case 7")
+    export_id = log.start_export(view="bindings", filters={"from": None}, format="csv", reason="case 7")
     for _ in range(2):
         log.finish_export(export_id, row_count=3, sha256="a" * 64)
     start, end = _events(harness, EventKind.EXPORTED)

@@ -207,7 +207,7 @@ def take_exports(harness: ServiceHarness, binding: Binding) -> list[str]:
         ({"from": None, "to": None}, f"complaint of +{A}"),
         ({"reference": "order-2"}, other),
     ]
-    ids = [log.start_export(view="find", narrowed=item, format="csv", reason=why) for item, why in narrowed]
+    ids = [log.start_export(view="find", filters=item, format="csv", reason=why) for item, why in narrowed]
     log.finish_export(ids[0], row_count=1, sha256="ab")
     log.record_reveal_of_period(since=None, until=None, reason="audit", filters={"reference": REFERENCE})
     log.record_reveal_of_period(since=None, until=None, reason=other, filters={"reference": "order-2"})

@@ -47,10 +47,10 @@ def make_rows(harness: ServiceHarness) -> tuple[Binding, Binding]:
         {"binding_id": second.id},
         {"binding_id": first.id[:-4] + "0000"},
     ):
-        log.start_export(view="bindings", narrowed=narrowed, format="csv", reason=None)
+        log.start_export(view="bindings", filters=narrowed, format="csv", reason=None)
     before = (first.requested_at - timedelta(seconds=1)).isoformat()
-    log.start_export(view="bindings", narrowed={"from": None, "to": before}, format="csv", reason=None)
-    log.start_export(view="events", narrowed={}, format="csv", reason=None)
+    log.start_export(view="bindings", filters={"from": None, "to": before}, format="csv", reason=None)
+    log.start_export(view="events", filters={}, format="csv", reason=None)
     return first, second
 
 

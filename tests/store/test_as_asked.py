@@ -81,7 +81,7 @@ def test_key_moves_to_the_freed_one_only_when_the_bind_fails(harness: ServiceHar
 
 def test_exported_rows_are_finished_once_and_never_deleted(harness: ServiceHarness) -> None:
     log = harness.service.access_log
-    export_id = log.start_export(view="find", narrowed={}, format="csv", reason="drill")
+    export_id = log.start_export(view="find", filters={}, format="csv", reason="drill")
     for change in ({"reason": None}, {"actor": "key:innocent"}, {"began_at": LATER}):
         assert _is_refused(harness, update(exports).values(change)), change
     log.finish_export(export_id, row_count=1, sha256="a")

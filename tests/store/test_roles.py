@@ -149,7 +149,7 @@ def _use_console(service: BindingService, owner: BindingService) -> None:
     service.sessions.delete_expired()
     service.sessions.end(token)
     owner.api_keys.revoke(key.id)
-    export = service.access_log.start_export(view="find", narrowed={}, format="csv", reason=None)
+    export = service.access_log.start_export(view="find", filters={}, format="csv", reason=None)
     service.access_log.finish_export(export, row_count=0, sha256="")
 
 

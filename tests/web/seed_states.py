@@ -330,7 +330,7 @@ class _Seed:
         for view in ("bindings", "events", "number history", "search results", "access log", MARKUP[:64]):
             for reason in (None, MARKUP):
                 export_id = service.access_log.start_export(
-                    view=view, narrowed={"words": NAMES[1], "number": "91**"}, format="csv", reason=reason
+                    view=view, filters={"words": NAMES[1], "number": "91**"}, format="csv", reason=reason
                 )
                 if reason is None:
                     service.access_log.finish_export(export_id, row_count=0, sha256="0" * 64)

@@ -130,7 +130,7 @@ def test_acts_and_exports_are_seen_by_readers_and_their_hashes_only_by_those_who
     rides, auditor, investigator = (running.key(role) for role in ("app", "auditor", "investigator"))
     created = running.bind(rides).json()
     service = running.service.as_caller(actor="key:eve", request_id="eve-call")
-    export_id = service.access_log.start_export(view="bindings", narrowed={}, format="csv", reason=REASON)
+    export_id = service.access_log.start_export(view="bindings", filters={}, format="csv", reason=REASON)
     service.access_log.finish_export(export_id, row_count=1, sha256="5" * 64)
     assert {event["kind"] for event in feed(running, rides)} == {"requested", "activated"}
     search = Browser(running).sign_in("app").submit("/find", {"q": "eve-call"})
@@ -151,7 +151,7 @@ def test_webhook_gets_acts_and_exports_only_if_it_names_the_kinds(running: Runni
     with Receiver() as every, Receiver() as named:
         running.service.webhooks.add(url=every.url)
         watching = running.service.webhooks.add(url=named.url, kinds=["administered", "exported"])
-        running.service.access_log.start_export(view="bindings", narrowed={}, format="csv", reason=None)
+        running.service.access_log.start_export(view="bindings", filters={}, format="csv", reason=None)
         running.bind()
         feed_has_caught_up(running.service)
         deliver_pending(running.service.runtime)

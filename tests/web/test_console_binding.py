@@ -369,7 +369,7 @@ def test_invalid_export_request_is_refused_and_not_recorded(running: Running) ->
 
 
 def test_exported_access_log_keeps_the_names_of_its_columns(running: Running) -> None:
-    running.service.access_log.start_export(view="bindings", narrowed={}, format="csv", reason=None)
+    running.service.access_log.start_export(view="bindings", filters={}, format="csv", reason=None)
     rows = parse_rows(Browser(running).sign_in("auditor").post("/access/export", {}))
     assert list(rows[0]) == [
         "at",
@@ -394,7 +394,7 @@ def test_access_log_pages_contain_every_entry_once(running: Running) -> None:
     service = running.service.as_caller(actor="key:eve")
     for number in range(7):
         service.reveal([binding.id], reason=f"reveal {number}")
-        service.access_log.start_export(view=f"view {number}", narrowed={}, format="csv", reason=None)
+        service.access_log.start_export(view=f"view {number}", filters={}, format="csv", reason=None)
         service.api_keys.create(name=f"name-{number}", role="app")
     descriptions: list[str] = []
     cursor = None

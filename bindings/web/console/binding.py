@@ -142,7 +142,7 @@ async def export(request: Request[Any, Any, Any]) -> PageResponse:
     return await stream_export(
         context,
         view="history of a binding",
-        narrowed={"binding_id": binding.id},
+        filters={"binding_id": binding.id},
         columns=field_names(Event),
         read=read,
     )

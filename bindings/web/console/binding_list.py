@@ -133,12 +133,12 @@ async def export(request: Request[Any, Any, Any]) -> PageResponse:
     except InvalidRequest as error:
         return _form_page(context, context.address_fields, error.field_errors)
     filters = view.filters
-    narrowed = {name: getattr(filters, name) for name in FILTERS} | {
+    values = {name: getattr(filters, name) for name in FILTERS} | {
         "from": filters.requested_from,
         "to": filters.requested_to,
         "order": view.order,
     }
-    narrowed = {name: value for name, value in narrowed.items() if value is not None}
+    recorded = {name: value for name, value in values.items() if value is not None}
 
     def read(service: BindingService, reason: str | None) -> Generator[RecordColumns, None, None]:
         if reason is not None:
@@ -151,7 +151,7 @@ async def export(request: Request[Any, Any, Any]) -> PageResponse:
         return service.binding_list.export(filters, order=view.order, file_format=chosen_format(context))
 
     return await stream_export(
-        context, view="list of bindings", narrowed=to_plain(narrowed), columns=field_names(Binding), read=read
+        context, view="list of bindings", filters=to_plain(recorded), columns=field_names(Binding), read=read
     )
 
 

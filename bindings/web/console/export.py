@@ -31,7 +31,7 @@ from bindings.web.api import serializers
 from bindings.web.console.page_context import OWN_OR_ALL, PageContext, PageResponse
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator, Sequence
+    from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
     from datetime import datetime
 
     from bindings.service import BindingService
@@ -48,14 +48,14 @@ async def stream_export(
     context: PageContext,
     *,
     view: str,
-    narrowed: dict[str, Any],
+    filters: Mapping[str, Any],
     columns: list[str],
     read: Callable[[BindingService, str | None], Generator[Batch, None, None]],
 ) -> PageResponse:
     """Return a list as a file, recorded in the access log before the first row. Not safe to repeat.
 
-    `read` yields the records in batches, and records the reveals if it gets a reason. `narrowed` is the filter
-    for the manifest. Phones are masked. They are in full for a principal that may reveal and gives a reason, and
+    `read` yields the records in batches, and records the reveals if it gets a reason. `filters` are those of
+    the manifest. Phones are masked. They are in full for a principal that may reveal and gives a reason, and
     in bindings that the principal itself requested.
     """
     principal = context.require_principal
@@ -67,7 +67,7 @@ async def stream_export(
     own_phones = {"phones of own bindings": "in full"} if requests_bindings else {}
     export_id = await context.run_read(
         lambda caller_service: caller_service.access_log.start_export(
-            view=view, narrowed=narrowed | own_phones, format=file_format, reason=reason
+            view=view, filters={**filters, **own_phones}, format=file_format, reason=reason
         )
     )
 
@@ -217,7 +217,7 @@ async def export_period(request: Request[Any, Any, Any]) -> PageResponse:
             validation.reason(context.form["reason"])
     except InvalidRequest as error:
         return await _period_page(context, status=422, field_errors=error.field_errors)
-    narrowed = {"from": to_plain(since), "to": to_plain(until)}
+    filters = {"from": to_plain(since), "to": to_plain(until)}
 
     def read(service: BindingService, reason: str | None) -> Generator[Batch, None, None]:
         if view == "events":
@@ -228,7 +228,7 @@ async def export_period(request: Request[Any, Any, Any]) -> PageResponse:
         return service.binding_list.export(requested, order=Order.OLDEST, file_format=chosen_format(context))
 
     columns = field_names(Event if view == "events" else Binding)
-    return await stream_export(context, view=view, narrowed=narrowed, columns=columns, read=read)
+    return await stream_export(context, view=view, filters=filters, columns=columns, read=read)
 
 
 @get("/exports/{export_id:str}", permissions=OWN_OR_ALL)

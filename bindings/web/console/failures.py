@@ -105,10 +105,10 @@ async def choose_period(request: Request[Any, Any, Any]) -> PageResponse:
     context = PageContext(request)
     form = context.form
     typed = {name: form.get(name, "") for name in ("from", "to")}
-    narrowed = {name: value for name in ("app_id", "pool_number") if (value := form.get(name))}
+    selection = {name: value for name in ("app_id", "pool_number") if (value := form.get(name))}
     try:
         since, until = _typed_period(context, typed)
-        fields = narrowed | {"from": instant(since)} | ({} if until is None else {"to": instant(until)})
+        fields = selection | {"from": instant(since)} | ({} if until is None else {"to": instant(until)})
         view = await _view(context, fields)
     except InvalidRequest as error:
         return _form_page(context, error)

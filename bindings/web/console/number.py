@@ -88,7 +88,7 @@ async def export_of_search(request: Request[Any, Any, Any]) -> PageResponse:
     return await _export(context, _number_of(search), {})
 
 
-async def _export(context: PageContext, number: Phone, narrowed: dict[str, Any]) -> PageResponse:
+async def _export(context: PageContext, number: Phone, filters: dict[str, Any]) -> PageResponse:
     actor = context.actor_filter
 
     def read(service: BindingService, reason: str | None) -> Generator[Sequence[Binding], None, None]:
@@ -104,7 +104,7 @@ async def _export(context: PageContext, number: Phone, narrowed: dict[str, Any])
     return await stream_export(
         context,
         view="number history",
-        narrowed=narrowed | await number_filter(context, number),
+        filters=filters | await number_filter(context, number),
         columns=field_names(Binding),
         read=read,
     )

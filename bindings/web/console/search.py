@@ -158,12 +158,12 @@ async def export(request: Request[Any, Any, Any]) -> PageResponse:
         fields_of = context.require_principal.binding_fields
         yield [{"relation": relation} | fields_of(binding) for binding, relation in rows]
 
-    narrowed: dict[str, Any] = {"words": search.words}
+    filters: dict[str, Any] = {"words": search.words}
     if number is not None:
-        narrowed = await number_filter(context, number) | {"party": search.party, "at": at}
+        filters = await number_filter(context, number) | {"party": search.party, "at": at}
     columns = ["relation", *field_names(Binding)]
     return await stream_export(
-        context, view="search results", narrowed=to_plain(narrowed), columns=columns, read=read
+        context, view="search results", filters=to_plain(filters), columns=columns, read=read
     )
 
 
