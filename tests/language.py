@@ -52,6 +52,7 @@ ALLOWED_NAMES: dict[tuple[str, str], str] = {
     ("domain/binding.py", "Reason.ASKED"): "a stored reason, shown in the Python and the HTTP interface",
     ("domain/hold.py", "PhoneHold.why"): "the same field as Holder.why",
     ("store/holds.py", "Hold.why"): "the column holds.why",
+    ("store/holds.py", "_NewHold.why"): "the column holds.why",
     ("monitoring/check.py", "Check.seen"): "a field of the JSON of /readyz and of `doctor --json`",
     ("service.py", "BindingService.reveal.what"): "a public argument",
     ("service.py", "BindingService.some"): "the deprecated alias of get_many",
