@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING
@@ -260,7 +260,8 @@ class _ApiSpan(Span):
             else:
                 self._span.set_attribute("error.type", error_type)
         context.detach(self._token)
-        self._span.end()
+        with suppress(Exception):  # of a processor of the host program: the result of the block must not be lost
+            self._span.end()
 
 
 NO_SPAN = Span()

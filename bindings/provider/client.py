@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -197,18 +198,19 @@ class ProviderClient:
     def _record(self, call: str, circuit: CircuitBreaker, started_at: float, outcome: Outcome) -> Outcome:
         was_closed = circuit.cause is None
         circuit.record(outcome)
-        cause = circuit.cause
-        if was_closed and cause is not None:
-            _log.warning("the circuit of the call %s opens: %s", call, describe(cause))
+        with suppress(Exception):  # of a log handler or an exporter of the program: the outcome must not be lost
+            self._report(call, outcome, self._monotonic() - started_at, circuit.cause if was_closed else None)
+        return outcome
+
+    def _report(self, call: str, outcome: Outcome, duration_s: float, opened_by: Refused | Unknown | None) -> None:
+        if opened_by is not None:
+            _log.warning("the circuit of the call %s opens: %s", call, describe(opened_by))
         status = getattr(outcome, "status", None)
         result = outcome.label if status is None else f"{outcome.label} {status}"
-        duration_s = self._monotonic() - started_at
         _log.info("%s: %s in %.3f s", call, result, duration_s)
-        labels = {"call": call, "outcome": outcome.label}
-        telemetry.record_seconds("bindings.provider_call", duration_s, labels)
+        telemetry.record_seconds("bindings.provider_call", duration_s, {"call": call, "outcome": outcome.label})
         if self.on_call is not None:
             self.on_call(call, outcome.label, duration_s)
-        return outcome
 
 
 def _bind_outcome(answer: _Answer | NotSent | Unknown) -> BindOutcome:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -343,6 +344,14 @@ class WebhookSender:
                 span.fail("no_answer" if response.status is None else str(response.status))
         retry_s = None if response.error is None else _retry_s(delivery.attempts, response.retry_after_s)
         result = Result(delivery=delivery, status=response.status, error=response.error, retry_s=retry_s)
+        if response.status in OVERLOAD_STATUSES and response.retry_after_s is not None:
+            self._back_off(target.webhook_id, min(response.retry_after_s, LONGEST_BACKOFF_S))
+        with suppress(Exception):  # of a log handler of the program: the result must not be lost
+            self._report(result, response)
+        return result
+
+    def _report(self, result: Result, response: WebhookResponse) -> None:
+        delivery, webhook = result.delivery, f"webhook {result.delivery.webhook_id}"
         _log.debug(
             "delivery %s: %s (%s) in %.3f s, attempt %d",
             delivery.id,
@@ -351,15 +360,12 @@ class WebhookSender:
             response.elapsed_s,
             delivery.attempts,
         )
-        if response.status in OVERLOAD_STATUSES and response.retry_after_s is not None:
-            self._back_off(target.webhook_id, min(response.retry_after_s, LONGEST_BACKOFF_S))
         if response.error is None:
-            self._failures.succeeded(f"webhook {target.webhook_id}")
+            self._failures.succeeded(webhook)
         else:
-            self._failures.failed(f"webhook {target.webhook_id}", response.error)
+            self._failures.failed(webhook, response.error)
         if result.receiver_is_gone:
-            _log.warning("webhook %s: disabled, the receiver answered 410", target.webhook_id)
-        return result
+            _log.warning("%s: disabled, the receiver answered 410", webhook)
 
 
 def _outcome(result: Result) -> str:

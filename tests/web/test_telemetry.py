@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
@@ -16,6 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from bindings import __version__, errors, logs, telemetry
+from bindings.domain.binding import Reason, State
 from bindings.jobs.registry import JOBS
 from bindings.jobs.runner import JobRunner
 from bindings.provider import wire
@@ -137,6 +139,32 @@ def test_bind_and_its_call_of_the_provider_are_one_trace(
         "http.response.status_code": 200,
         "bindings.outcome": "made",
     }
+
+
+@pytest.fixture
+def _raising_observers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let log handlers, span processors and metrics of the program raise."""
+    request.getfixturevalue("spans")
+    log, handler = logging.getLogger("bindings"), logging.Handler()
+    for target, name in ((handler, "emit"), (SimpleSpanProcessor, "on_end"), (telemetry, "record_seconds")):
+        monkeypatch.setattr(target, name, Mock(side_effect=RuntimeError("of the program")))
+    monkeypatch.setattr(log, "level", logging.DEBUG)
+    log.addHandler(handler)
+    yield
+    log.removeHandler(handler)
+
+
+@pytest.mark.usefixtures("_raising_observers")
+def test_answers_are_recorded_although_handlers_and_processors_of_the_program_raise(
+    harness: ServiceHarness,
+) -> None:
+    with Receiver() as receiver:
+        harness.service.webhooks.add(url=receiver.url)
+        binding = harness.bind(A, B)
+        assert binding.state is State.ACTIVE
+        assert harness.service.unbind(binding.id).reason == Reason.ASKED
+        feed_has_caught_up(harness.service)
+        assert deliver_pending(harness.service.runtime).delivered == len(receiver.messages) > 0
 
 
 def test_error_of_the_caller_does_not_fail_a_span_and_a_lost_reply_does(
