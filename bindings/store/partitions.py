@@ -89,9 +89,11 @@ def is_owner(connection: Connection) -> bool:
 
 
 def list_partitions(connection: Connection) -> list[Partition]:
-    """Return all partitions, the oldest first."""
+    """Return all partitions that have bounds, the oldest first: all but a default one, which an operator added."""
     partitions = []
     for name, detaching, bounds in connection.execute(_PARTITIONS):
+        if bounds == "DEFAULT":
+            continue
         upper = int(re.findall(r"\d+", bounds)[-1])
         partitions.append(Partition(name=name, number=upper // PARTITION_SPAN - 1, detaching=detaching))
     return sorted(partitions, key=lambda partition: partition.number)

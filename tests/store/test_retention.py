@@ -410,6 +410,20 @@ def test_month_with_events_starts_a_partition_and_an_empty_month_none(years: Yea
                 server.rollback()
 
 
+@pytest.mark.postgres
+def test_default_partition_of_an_operator_stops_no_new_month(years: Years, database_kind: str) -> None:
+    if database_kind == "sqlite":
+        pytest.skip("SQLite has no partitions")
+    with psycopg.connect(years.url, autocommit=True) as server:
+        server.execute("CREATE TABLE events_rest PARTITION OF events DEFAULT")
+        years.months(2)
+        assert years.turn_of_the_month().partitions_begun == 1
+        years.later(200)
+        assert not years.retain().finished, "beside it none can be detached concurrently"
+        server.execute("DROP TABLE events_rest")
+    assert years.retain().partitions == 3
+
+
 def _write(service: BindingService, stop: threading.Event, prefix: str) -> None:
     turn = 0
     while not stop.is_set():
