@@ -314,7 +314,11 @@ def _has_full_disk(url: URL) -> bool:
 def _explain_cannot_open(url: URL) -> Failure:
     file = Path(url.database or "")
     if file.is_symlink():
-        file = file.resolve()
+        file = Path(os.path.realpath(file))
+        if file.is_symlink():
+            return Failure(
+                f"the symbolic link in {URL_VARIABLE} leads back to itself", "correct the link or the path"
+            )
     if not file.parent.is_dir():
         return Failure(
             f"the folder in {URL_VARIABLE} does not exist", f"create it, or correct the path in {URL_VARIABLE}"

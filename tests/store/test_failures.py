@@ -360,6 +360,12 @@ def test_link_to_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         schema_version.read(database)
 
 
+def test_link_that_leads_back_to_itself_is_named(tmp_path: Path) -> None:
+    (tmp_path / "link.db").symlink_to("link.db")
+    with opened(f"sqlite:///{tmp_path}/link.db") as database, pytest.raises(Busy, match="leads back to itself"):
+        schema_version.read(database)
+
+
 @pytest.mark.parametrize("port", ["", ":5440"])
 def test_folder_of_a_unix_socket_is_accepted_in_the_form_of_libpq(port: str) -> None:
     url = driver_url(f"postgresql://u:p@%2Fvar%2Frun%2Fpostgresql{port}/d?application_name=x")
