@@ -23,6 +23,7 @@ ODD_ROWS: list[dict[str, Any]] = [
     {"ends_at": None},
     {"ends_at": "for ever"},
     {"ends_at": 0},
+    {"ends_at": "0001-01-01 00:00:00"},
     {"bind_id": None},
     {"bind_id": {"id": 7}},
 ]
@@ -112,9 +113,10 @@ def test_odd_row_leaves_ghosts_and_absences_unproved_until_it_is_gone(harness: S
     assert service.get(ghost.id).reason == Reason.GONE_AT_PROVIDER
 
 
-def test_own_binding_that_is_listed_as_an_odd_row_stays_active(harness: ServiceHarness) -> None:
+@pytest.mark.parametrize("end", ["soon", "0001-01-01T00:00:00Z", "1970-01-01 08:00:00"])
+def test_own_binding_that_is_listed_as_an_odd_row_stays_active(harness: ServiceHarness, end: str) -> None:
     odd, _ = harness.bind(A, B), harness.bind(E, F)
-    harness.simulator.list_as(str(odd.bind_id), {"ends_at": "soon"})
+    harness.simulator.list_as(str(odd.bind_id), {"ends_at": end})
     harness.clock.advance(61)
     counts = harness.service.reconcile()
     assert (counts.odd_rows, counts.ghosts, counts.orphans) == (1, 0, 0)
@@ -122,7 +124,7 @@ def test_own_binding_that_is_listed_as_an_odd_row_stays_active(harness: ServiceH
     assert harness.service.check(phone_a=A, phone_b=C, mode="AXB")[0].id == odd.id
 
 
-@pytest.mark.parametrize("values", [{"middle_number_b": None}, {"ends_at": "for ever"}, {"phone_b": None}])
+@pytest.mark.parametrize("values", [{"middle_number_b": None}, {"ends_at": "1970-01-01 00:00:00"}, {"phone_b": None}])
 def test_I4_phones_of_an_odd_row_are_held_while_it_is_listed(
     harness: ServiceHarness, values: dict[str, Any]
 ) -> None:
