@@ -344,7 +344,8 @@ def _readable(read: Callable[[dict[str, Any], str], Value], fields: dict[str, An
 
 def _end(fields: dict[str, Any], zone: tzinfo) -> datetime:
     value = fields.get(EXPIRE_TIME)
-    text = str(value) if isinstance(value, float) else _text(fields, EXPIRE_TIME)
+    is_fraction = isinstance(value, float) and not value.is_integer()
+    text = str(value) if is_fraction else _whole_text(fields, EXPIRE_TIME)
     try:
         return instants.parse(text, zone=zone)
     except ValueError:
@@ -408,7 +409,7 @@ def _bind_id(fields: dict[str, Any], name: str) -> str:
 
 def _number(fields: dict[str, Any], name: str) -> str:
     """Return a middle number in the form in which it is stored and searched: digits, without a leading +."""
-    digits = _text(fields, name).removeprefix("+")
+    digits = _whole_text(fields, name).removeprefix("+")
     if re.fullmatch(r"[0-9]{1,32}", digits) is None:
         raise Malformed(f"{name} is not a number")
     return digits
@@ -435,6 +436,12 @@ def _phone(text: str, name: str) -> Phone:
 
 
 def _listed_phone(fields: dict[str, Any], name: str) -> Phone:
-    """Return the phone of a row; 00 before its country code, which never begins with 0, is no part of it."""
-    phone = _phone(_text(fields, name), name)
+    """Return the phone of a row, without spaces and hyphens in it and without 00 before its country code.
+
+    Only where it begins with a country code, which never begins with 0: other notations stay odd.
+    """
+    text = _whole_text(fields, name)
+    if re.fullmatch(r"\+?[1-9][0-9]*([ -][0-9]+)+", text):
+        text = re.sub("[ -]", "", text)
+    phone = _phone(text, name)
     return Phone(phone.digits[2:]) if re.match(r"00[1-9]", phone.digits) else phone

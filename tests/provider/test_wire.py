@@ -179,9 +179,21 @@ def test_row_that_parsers_read_differently_is_odd_and_the_others_are_read(odd: b
     assert [row.problem.startswith(problem) for row in page.odd_rows] == [True]
 
 
-def test_phone_of_a_row_is_read_without_what_stands_before_its_country_code() -> None:
-    (row,) = wire.read_rows(page(ROW | {"phoneA": "+9188067701", "phoneB": "009188067799"}), zone=CHINA).rows
-    assert (row.phone_a, row.phone_b) == (Phone("9188067701"), Phone("9188067799"))
+@pytest.mark.parametrize(
+    "text",
+    ["+9188067701", "009188067701", "+91 88067701", "91-8806 7701", "+91-8806-7701", 9188067701, 9188067701.0],
+)
+def test_phone_of_a_row_is_read_in_every_notation_of_its_digits_with_a_country_code(text: object) -> None:
+    (row,) = wire.read_rows(page(ROW | {"phoneA": text}), zone=CHINA).rows
+    assert row.phone_a == Phone("9188067701")
+
+
+@pytest.mark.parametrize(
+    "text", ["0571-88060007", "00 9188067701", "91--88067701", "91 88067701-", "9188****01", 1.5]
+)
+def test_row_with_a_phone_that_may_be_another_one_is_odd(text: object) -> None:
+    (odd,) = wire.read_rows(page(ROW | {"phoneA": text}), zone=CHINA).odd_rows
+    assert odd.problem.startswith("phoneA")
 
 
 @pytest.mark.parametrize("field", ["bindId", "pnsNumberA", "pnsNumberB"])
@@ -209,6 +221,11 @@ def test_bind_id_is_read_without_the_spaces_around_it(value: object) -> None:
     assert wire.read_bound({"bindId": value, "pnsNumberA": "2", "pnsNumberB": "2"}).bind_id == "1015"
     (row,) = wire.read_rows(page(ROW | {"bindId": value}), zone=CHINA).rows
     assert row.bind_id == "1015"
+
+
+@pytest.mark.parametrize("value", ["9188061024", "+9188061024", 9188061024, 9188061024.0])
+def test_middle_number_is_read_as_its_digits(value: object) -> None:
+    assert wire.read_bound({"bindId": 1, "pnsNumberA": value, "pnsNumberB": "2"}).middle_number_a == "9188061024"
 
 
 def test_a_page_is_read_with_its_ends_in_utc() -> None:
@@ -246,7 +263,9 @@ def test_row_that_is_no_object_is_odd(record: object) -> None:
     assert [(odd.bind_id, odd.phones, odd.ends_at) for odd in read.odd_rows] == [(None, (), None)]
 
 
-@pytest.mark.parametrize("end", [1_698_000_000, 1_698_000_000.0, "1698000000", 1_698_000_000_000])
+@pytest.mark.parametrize(
+    "end", [1_698_000_000, 1_698_000_000.0, "1698000000", 1_698_000_000_000, 1_698_000_000_000.0]
+)
 def test_end_in_unix_time_is_read(end: object) -> None:
     (row,) = wire.read_rows(page(ROW | {"expireTime": end}), zone=CHINA).rows
     assert row.ends_at == datetime(2023, 10, 22, 18, 40, tzinfo=UTC)
