@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from bindings.failpoints import hit
 from bindings.http_transport import Unknown
 from bindings.jobs.id_set import IdSet
-from bindings.jobs.scan_evidence import LONGEST_ZONE_MISFIT_S, binding_of, same_pair
+from bindings.jobs.scan_evidence import LONGEST_ZONE_MISFIT_S, binding_of, same_numbers, same_pair
 from bindings.provider.outcome import ProviderPage, Refusal, Refused
 from bindings.store import queries
 
@@ -195,14 +195,6 @@ class Scan:
             self.bind_ids.add(row.bind_id)
         if not is_known:
             self.unknown_odd_rows.append(row)
-
-
-def same_numbers(row: ProviderBinding, binding: Binding) -> bool:
-    """Return True if each party has the recorded middle number; the provider may list the parties swapped."""
-    numbers = (row.middle_number_a, row.middle_number_b)
-    if row.phone_a != binding.phone_a:
-        numbers = numbers[::-1]
-    return numbers == (binding.middle_number_a, binding.middle_number_b)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -52,6 +52,10 @@ NONE_LISTED = (
     "the list of {} has none of the bindings that are active here: binds wait until a run at least a minute later"
     " has seen the same"
 )
+UNDER_ANOTHER_ID = (
+    "the list has {} active binding(s) under a bindId that is unknown here: they are not taken for ended, nor for"
+    " orphans"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,6 +176,8 @@ def _report(
     """Store the report; a full scan that was required before `started_at` is completed by this run."""
     database, caller = context.runtime.database, context.runtime.caller
     counts: dict[str, Any] = dict(findings.counts)
+    if findings.under_another_id:
+        findings.notes.append(UNDER_ANOTHER_ID.format(len(findings.under_another_id)))
     result = ReconcileResult(
         **counts,
         zone_misfit_s=findings.zone_misfit_s,

@@ -61,7 +61,7 @@ def apply_absences(context: ReconcileContext, first: Scan, second: Scan, finding
     if ghosts is None or not _may_end(context, first, live, findings):
         return
     app_id, tolerance = first.app_id, context.tolerance
-    for binding_id in context.control.work_through(sorted(ghosts)):
+    for binding_id in context.control.work_through(sorted(ghosts - findings.under_another_id)):
         with findings.isolate("ghost", app_id, binding_id=binding_id):
             if context.observe_only(context.actions.ghost) or _end_ghost(context, binding_id):
                 findings.record("ghosts", app_id, action=context.actions.ghost, binding_id=binding_id)

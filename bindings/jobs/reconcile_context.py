@@ -48,6 +48,7 @@ class Actions:
 class Findings:
     """The counts of `ReconcileResult`, the cases of the report, and what is said about the scans, so far.
 
+    `under_another_id` are the ids of active bindings that the list has with a bind_id that is unknown here.
     Of a dry run, `would_hold` are the keys of the phones that it would hold, `would_end` the ids of the holds that
     it would end, and `would_settle` the ids of the doubts that it would settle.
     """
@@ -58,6 +59,7 @@ class Findings:
     notes: list[str] = field(default_factory=list)
     scan_s: float = 0.0
     zone_misfit_s: float = 0.0
+    under_another_id: set[str] = field(default_factory=set)
     would_hold: set[str] = field(default_factory=set)
     would_end: set[str] = field(default_factory=set)
     would_settle: set[str] = field(default_factory=set)

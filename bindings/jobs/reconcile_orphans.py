@@ -62,13 +62,26 @@ class LiveRow:
 def orphans_among(
     context: ReconcileContext, rows: Iterable[ProviderBinding], app_id: str | None, findings: Findings
 ) -> Iterator[LiveRow]:
-    """Yield unknown rows as orphans; if one matches an ended intent, that is recorded as its origin."""
+    """Yield unknown rows as orphans; if one matches an ended intent, that is recorded as its origin.
+
+    One that is an active binding under another bind_id is no orphan.
+    """
+    tolerance = context.tolerance
     for row in rows:
         origin = None
         with findings.isolate("search for the origin", app_id, bind_id=row.bind_id):
-            ended = context.runtime.database.read(queries.ended_without_bind_id, row)
+            candidates = context.runtime.database.read(queries.of_unknown_row, row)
+            own_ids = {
+                binding.id
+                for binding in candidates
+                if scan_evidence.is_under_another_id(row, binding, tolerance)
+            }
+            if own_ids:
+                findings.under_another_id |= own_ids
+                continue
+            ended = (binding for binding in candidates if binding.state.terminal)
             origin = next(
-                (intent for intent in ended if scan_evidence.matches_intent(row, intent, context.tolerance)), None
+                (intent for intent in ended if scan_evidence.matches_intent(row, intent, tolerance)), None
             )
         origin_id = None if origin is None else origin.id
         yield LiveRow(case="orphans", row=row, app_id=app_id or holds.NO_APP, origin_id=origin_id)

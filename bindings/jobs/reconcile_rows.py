@@ -169,7 +169,7 @@ def _apply_drift(
 ) -> None:
     earlier_end = scan_evidence.shorter_end(row, binding, tolerance)
     later_hold = scan_evidence.longer_hold(row, binding, context.guard(binding.provider_expire_s), tolerance)
-    other_numbers = not provider_scan.same_numbers(row, binding)
+    other_numbers = not scan_evidence.same_numbers(row, binding)
     if earlier_end is None and later_hold is None and not other_numbers:
         return
     findings.record(

@@ -56,6 +56,25 @@ def same_pair(row: ProviderBinding, binding: Binding) -> bool:
     return {row.phone_a.key, row.phone_b.key} == {binding.phone_a.key, binding.phone_b.key}
 
 
+def same_numbers(row: ProviderBinding, binding: Binding) -> bool:
+    """Return True if each party has the recorded middle number; the provider may list the parties swapped."""
+    numbers = (row.middle_number_a, row.middle_number_b)
+    if row.phone_a != binding.phone_a:
+        numbers = numbers[::-1]
+    return numbers == (binding.middle_number_a, binding.middle_number_b)
+
+
+def is_under_another_id(row: ProviderBinding, binding: Binding, tolerance: ClockTolerance) -> bool:
+    """Return True if a row with an unknown bind_id is an active binding in every other respect.
+
+    The provider may have numbered it anew, or its list may round ids that have more digits than a float.
+    """
+    if binding.state is not State.ACTIVE or binding.provider_end is None:
+        return False
+    is_same_end = binding.provider_end - tolerance.error <= row.ends_at <= binding.held_until
+    return is_same_end and same_pair(row, binding) and same_numbers(row, binding)
+
+
 def binding_of(row: ProviderBinding, candidates: Sequence[Binding], app_id: str | None) -> Binding | None:
     """Return our binding that a row of an application's list is, or None if the row is not ours.
 

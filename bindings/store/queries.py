@@ -414,14 +414,16 @@ def _of_app(app_id: str | None) -> list[ColumnElement[bool]]:
     return [] if app_id is None else [bindings.c.app_id == app_id]
 
 
-def ended_without_bind_id(connection: Connection, row: ProviderBinding) -> list[Binding]:
-    """Return the ended bindings without a bind_id of a listed row's pair, newest first: its possible origins."""
+def of_unknown_row(connection: Connection, row: ProviderBinding) -> list[Binding]:
+    """Return the bindings of a listed row's pair that it may be, newest first: active, or ended without a bind_id."""
     pair = phones.forms(connection.dialect, row.phone_a, row.phone_b)
     statement = select(*COLUMNS).where(
         bindings.c.phone_a.in_(pair),
         bindings.c.phone_b.in_(pair),
-        bindings.c.bind_id.is_(None),
-        bindings.c.state.in_((State.FAILED, State.LAPSED)),
+        or_(
+            bindings.c.state == State.ACTIVE,
+            and_(bindings.c.bind_id.is_(None), bindings.c.state.in_((State.FAILED, State.LAPSED))),
+        ),
     )
     return run(connection, statement.order_by(bindings.c.requested_at.desc()).limit(ORIGINS))
 

@@ -40,6 +40,38 @@ def test_ghost_ends_after_two_scans_missed_it(harness: ServiceHarness) -> None:
     assert ended.held_until == min(ghost.held_until, harness.clock() + timedelta(seconds=36))
 
 
+@pytest.mark.parametrize("action", ["hold", "release", "observe"])
+def test_active_binding_that_is_listed_under_another_id_is_neither_a_ghost_nor_an_orphan(
+    harness: ServiceHarness, action: str
+) -> None:
+    """A list that passes through JavaScript rounds ids of more than 15 digits, and some of them stay as they are."""
+    service = harness.open(on_orphan=action)
+    axb, axxb, *_ = (harness.bind(*pair) for pair in ((A, B), (C, D, "AXXB"), (E, F), (G, H)))
+    for binding in (axb, axxb):
+        harness.simulator.list_as(str(binding.bind_id), {"bind_id": 2**53 + int(binding.bind_id or 0)})
+    harness.clock.advance(61)
+    for _ in range(2):
+        counts = service.reconcile()
+        assert (counts.ghosts, counts.orphans, counts.observed) == (0, 0, 0)
+        assert counts.notes[0].startswith("the list has 2 active binding(s) under a bindId that is unknown here")
+    assert [service.get(binding.id) for binding in (axb, axxb)] == [axb, axxb]
+    assert harness.simulator.counts.received.get("unbind", 0) == 0
+
+
+@pytest.mark.parametrize(
+    "values", [{"ends_at": "2026-03-01 20:30:00"}, {"ends_at": "2026-03-01 22:00:00"}, {"middle_number_a": "918"}]
+)
+def test_missing_binding_is_a_ghost_beside_another_binding_of_its_pair(
+    harness: ServiceHarness, values: dict[str, str]
+) -> None:
+    ghost, _, _ = harness.bind(A, B), harness.bind(C, D), harness.bind(E, F)
+    harness.simulator.list_as(str(ghost.bind_id), {"bind_id": "anew"} | values)
+    harness.clock.advance(61)
+    counts = harness.service.reconcile()
+    assert (counts.ghosts, counts.orphans) == (1, 1)
+    assert harness.service.check(phone_a=A, phone_b=G, mode="AXB")[0].foreign
+
+
 def test_missing_binding_without_a_witness_stays_active(harness: ServiceHarness) -> None:
     ghost = harness.bind(A, B)
     harness.simulator.remove_binding(str(ghost.bind_id))
