@@ -36,6 +36,14 @@ if TYPE_CHECKING:
 def apply_rows(context: ReconcileContext, scan: Scan, findings: Findings) -> None:
     """Act on every row of a scan that differs from what is recorded here, or is unknown here."""
     tolerance = context.tolerance
+    impossible_ends = sum(
+        scan_evidence.ends_before_request(row, binding, tolerance) for row, binding in scan.differing
+    )
+    if impossible_ends:
+        findings.notes.append(
+            f"{impossible_ends} row(s) have an end before our binding was requested: that end is not used; the"
+            " provider may write it in another time zone"
+        )
     for row, binding in context.control.work_through(scan.differing):
         with findings.isolate("drift", scan.app_id, bind_id=row.bind_id):
             _apply_drift(context, row, binding, tolerance, findings)

@@ -206,9 +206,18 @@ def ghosts(
     return missing
 
 
+def ends_before_request(row: ProviderBinding, binding: Binding, tolerance: ClockTolerance) -> bool:
+    """Return True if a row has an end that the binding cannot have: it is written in another zone, or wrong."""
+    return row.ends_at + tolerance.error < binding.requested_at
+
+
 def shorter_end(row: ProviderBinding, binding: Binding, tolerance: ClockTolerance) -> datetime | None:
     """Return the end that no promised end may be later than, if the list has an earlier one (I6); else None."""
-    if binding.state is not State.ACTIVE or binding.provider_end is None:
+    if (
+        binding.state is not State.ACTIVE
+        or binding.provider_end is None
+        or ends_before_request(row, binding, tolerance)
+    ):
         return None
     ends_earlier = row.ends_at < binding.provider_end - tolerance.error
     return row.ends_at - tolerance.error if ends_earlier else None

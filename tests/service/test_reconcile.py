@@ -221,6 +221,16 @@ def test_I6_earlier_end_at_the_provider_moves_expires_at_forward(harness: Servic
     assert harness.service.reconcile().drifted == 0
 
 
+def test_end_before_the_request_is_not_used(harness: ServiceHarness) -> None:
+    """One of the provider's servers writes its times in UTC, the others in their zone."""
+    binding, _, _ = harness.bind(A, B), harness.bind(C, D), harness.bind(E, F)
+    harness.simulator.list_as(str(binding.bind_id), {"ends_at": "2026-03-01 13:00:00"})
+    harness.clock.advance(61)
+    counts = harness.service.reconcile()
+    assert counts.notes[0].startswith("1 row(s) have an end before our binding was requested")
+    assert harness.service.get(binding.id) == binding
+
+
 def test_wrong_time_zone_of_every_row_is_reported_and_nothing_is_concluded(harness: ServiceHarness) -> None:
     service = harness.open(provider_zone="+00:00")
     service.bind(phone_a=E, phone_b=F, pool_number=POOL, expire_s=3_600, mode="AXB")
