@@ -416,9 +416,10 @@ def _number(fields: dict[str, Any], name: str) -> str:
 
 
 def _string(fields: dict[str, Any], name: str) -> str:
-    if not isinstance(fields.get(name), str):
-        raise Malformed(f"{name} is missing or not a string")
-    return _text(fields, name)
+    value = fields.get(name)
+    if not isinstance(value, str) or value != _text(fields, name):
+        raise Malformed(f"{name} is missing, not a string, or has spaces around it")
+    return value
 
 
 def _integer(fields: dict[str, Any], name: str) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bindings.provider import wire
-from bindings.provider.simulator import Simulator
+from bindings.provider.simulator import Simulator, rules
 from tests.provider.simulator_calls import (
     APP_ID,
     A,
@@ -86,6 +86,8 @@ def test_each_of_the_six_fields_is_required(simulator: Simulator, missing: str) 
         (wire.PHONE_A, "9188****01"),
         (wire.PHONE_A, B),
         (wire.PHONE_A, int(A)),
+        (wire.PHONE_A, f" {A}"),
+        (wire.POOL_NUMBER, "918806 "),
         (wire.PHONE_B, int(B)),
         (wire.PHONE_B, "4915112345678"),
         (wire.PHONE_B, "918"),
@@ -299,6 +301,14 @@ def test_a_party_occurs_at_most_once_on_a_middle_number() -> None:
         assert statuses == ["0", "0", "0", "-41"]
         parties = Counter((entry.middle_number_a, entry.phone_a) for entry in simulator.ledger)
         assert set(parties.values()) == {1}
+
+
+@pytest.mark.parametrize("pool_number", ["IN-mumbai", "abc", "9" * 20])
+def test_middle_numbers_of_every_pool_are_numbers(pool_number: str) -> None:
+    numbers = rules.middle_numbers(pool_number, 20)
+    assert len(set(numbers)) == 20
+    assert all(number.isdigit() for number in numbers)
+    assert rules.middle_numbers("pool-2", 20) != rules.middle_numbers("pool-3", 20)
 
 
 def test_one_middle_number_serves_many_pairs() -> None:

@@ -8,6 +8,7 @@ covers every decision together with its write.
 from __future__ import annotations
 
 import random
+import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -306,9 +307,14 @@ class Rules:
 
 @lru_cache(maxsize=1_024)
 def middle_numbers(pool_number: str, size: int) -> tuple[str, ...]:
-    """Return the middle numbers of a pool: its own digits and a count, ten digits in all if they fit."""
-    width = max(4, NUMBER_DIGITS - len(pool_number))
-    return tuple(f"{pool_number}{FIRST_NUMBER + position:0{width}d}" for position in range(size))
+    """Return the middle numbers of a pool: its own digits and a count, ten digits in all if they fit.
+
+    A pool whose name is not a number has the digits of a checksum of its name instead.
+    """
+    checksum = f"9{zlib.crc32(pool_number.encode()) % 100_000:05d}"
+    prefix = pool_number if pool_number.isascii() and pool_number.isdigit() else checksum
+    width = max(4, NUMBER_DIGITS - len(prefix))
+    return tuple(f"{prefix}{FIRST_NUMBER + position:0{width}d}" for position in range(size))
 
 
 _READ: dict[Call, Callable[[bytes], ProviderRequest]] = {
