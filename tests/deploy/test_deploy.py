@@ -105,6 +105,13 @@ def test_unit_is_valid_for_systemd(unit: Path, tmp_path: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("name", ["serve", "scheduler"])
+def test_unit_that_ends_bindings_by_time_starts_after_the_clock_is_set(name: str) -> None:
+    unit = DEPLOY / "systemd" / f"bindings-{name}.service"
+    for key in ("After", "Wants"):
+        assert "time-sync.target" in " ".join(unit_values(unit, key)).split()
+
+
 # Commands.
 
 
