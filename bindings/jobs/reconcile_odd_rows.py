@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bindings.provider.outcome import OddRow
     from bindings.store.database import Transaction
 
-MAX_NAMED = 5  # odd rows in the faults of a report; its cases name every one
+MAX_NAMED = 5  # odd rows in the faults of a report; its cases name more
 
 
 def report_odd_rows(scan: Scan, findings: Findings) -> None:

@@ -79,6 +79,15 @@ def test_odd_row_is_named_by_its_bind_id_and_never_by_a_phone(
         assert phone not in f"{fault}{case}{caplog.text}"
 
 
+def test_report_counts_all_odd_rows_and_names_the_first_hundred(harness: ServiceHarness) -> None:
+    """A list with masked phones has nothing but odd rows, at every run."""
+    harness.add_foreign_bindings(120)
+    for entry in harness.simulator.ledger:
+        harness.simulator.list_as(entry.bind_id, {"phone_a": "138****8000"})
+    assert harness.service.reconcile().odd_rows == 120
+    assert len(harness.service.reports().data[0].cases) == 100
+
+
 def test_orphans_drift_and_holds_are_handled_beside_an_odd_row(harness: ServiceHarness) -> None:
     binding, _ = harness.bind(A, B), harness.bind(E, F)
     harness.simulator.list_as(str(binding.bind_id), OTHER_NUMBERS)
