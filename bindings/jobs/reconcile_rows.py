@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bindings.domain.takeover import takeover_detail
 from bindings.failpoints import hit
-from bindings.jobs import provider_scan, scan_evidence
+from bindings.jobs import scan_evidence
 from bindings.jobs.reconcile_orphans import (
     end_explained_holds,
     hold_live_rows,

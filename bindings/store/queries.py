@@ -415,7 +415,7 @@ def _of_app(app_id: str | None) -> list[ColumnElement[bool]]:
 
 
 def of_unknown_row(connection: Connection, row: ProviderBinding) -> list[Binding]:
-    """Return the bindings of a listed row's pair that it may be, newest first: active, or ended without a bind_id."""
+    """Return the bindings that a listed row may be, newest first: of its pair, and active or without a bind_id."""
     pair = phones.forms(connection.dialect, row.phone_a, row.phone_b)
     statement = select(*COLUMNS).where(
         bindings.c.phone_a.in_(pair),

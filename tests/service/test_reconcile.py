@@ -44,7 +44,7 @@ def test_ghost_ends_after_two_scans_missed_it(harness: ServiceHarness) -> None:
 def test_active_binding_that_is_listed_under_another_id_is_neither_a_ghost_nor_an_orphan(
     harness: ServiceHarness, action: str
 ) -> None:
-    """A list that passes through JavaScript rounds ids of more than 15 digits, and some of them stay as they are."""
+    """A list that passes through JavaScript rounds long ids, and some of them stay as they are."""
     service = harness.open(on_orphan=action)
     axb, axxb, *_ = (harness.bind(*pair) for pair in ((A, B), (C, D, "AXXB"), (E, F), (G, H)))
     for binding in (axb, axxb):
