@@ -72,9 +72,7 @@ def orphans_among(
         with findings.isolate("search for the origin", app_id, bind_id=row.bind_id):
             candidates = context.runtime.database.read(queries.of_unknown_row, row)
             own_ids = {
-                binding.id
-                for binding in candidates
-                if scan_evidence.is_under_another_id(row, binding, tolerance)
+                binding.id for binding in candidates if scan_evidence.is_under_another_id(row, binding, tolerance)
             }
             if own_ids:
                 findings.under_another_id |= own_ids
