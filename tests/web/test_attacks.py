@@ -98,6 +98,26 @@ def test_no_form_of_the_console_is_accepted_without_the_token_of_its_session(run
     assert admin.get("/").status_code == 200, "nothing has ended the session"
 
 
+def test_address_of_a_form_leads_to_its_page(running: Running) -> None:
+    """After a form was refused, a user may open its address with GET."""
+    application: Any = app.framework(running.app_state)
+    methods = {route.path_format: route.methods for route in application.routes}
+    documented = {path for _, path in openapi.operations()}
+    forms = [path for path in methods if path not in documented and "GET" not in methods[path]]
+    assert len(forms) > 10
+    browser = Browser(running).sign_in("admin")
+    for form in forms:
+        answer = browser.get(form.format_map(_Ids()))
+        page = form.rpartition("/")[0] or "/"
+        assert (answer.status_code, answer.headers["Location"]) == (303, page.format_map(_Ids())), form
+        assert "GET" in methods[page], form
+    answer = running.get(forms[0].format_map(_Ids()))
+    assert (answer.status_code, answer.json()["code"]) == (405, "method-not-allowed"), "a client is no browser"
+    assert browser.get("//bindings/export").headers.get("Location", "/bindings") == "/bindings", (
+        "never another host"
+    )
+
+
 class _Ids(dict[str, str]):
     """Fills each parameter of a path with the same id."""
 

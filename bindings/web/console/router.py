@@ -87,8 +87,11 @@ def wants_page(request: Request[Any, Any, Any]) -> bool:
 
 
 def error_page(request: Request[Any, Any, Any], error: BindingsError) -> PageResponse:
-    """Return the page of an error, or a redirect to sign in first and come back to the page."""
+    """Return the page of an error, or a redirect: to sign in first, or from the address of a form to its page."""
     context = PageContext(request)
+    if isinstance(error, problems.MethodNotAllowed) and request.method == "GET":
+        page = request.url.path.strip("/").rpartition("/")[0]  # each form is sent to an address below its page
+        return context.redirect(f"/{quote(page)}")
     if isinstance(error, SignInNeeded):
         refused = "refused=form&" if request.method == "POST" else ""
         return context.redirect(f"/sign-in?{refused}next={quote(context.page_address)}")
