@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from bindings.clock import HostClock
 
 SHORTEST_MOVE_S = 0.01
+LONGEST_WAIT_S = 0.05  # of one sleep, on this machine
 RESOLUTION_S = 1e-6
 
 
@@ -48,11 +49,11 @@ class ManualClock:
         return self.advance((_utc(instant) - self._now).total_seconds())
 
     def sleep(self, seconds: float) -> None:
-        """Wait on this machine for `seconds`, for other threads to work meanwhile, and move forward by as much.
+        """Move forward by `seconds`, and wait on this machine for up to 0.05 s, for other threads to work meanwhile.
 
         A wait of less than 10 ms, as between two pages of a scan, moves only the monotonic clock.
         """
-        time.sleep(seconds)
+        time.sleep(min(seconds, LONGEST_WAIT_S))
         if seconds < SHORTEST_MOVE_S:
             with self._lock:
                 self._waited_s += max(seconds, RESOLUTION_S)

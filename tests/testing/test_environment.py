@@ -12,6 +12,7 @@ import requests
 from bindings import errors
 from bindings.domain.binding import EventKind, State
 from bindings.testing import ManualClock, open_environment
+from bindings.testing.manual_clock import LONGEST_WAIT_S
 from bindings.testing.http_service import serve
 from bindings.web.server import Server
 
@@ -116,6 +117,15 @@ def test_clock_needs_instants_with_a_time_zone() -> None:
             call(datetime(2026, 3, 1))  # noqa: DTZ001
         with pytest.raises(ValueError, match="time zone"):
             call(Mock(spec=datetime, tzinfo=UTC, utcoffset=lambda: None))  # its zone knows no offset
+
+
+def test_long_wait_moves_the_clock_and_takes_little_time_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    clock = ManualClock(START)
+    clock.sleep(4.0)  # as between two attempts to read the list
+    assert clock.now() == START + timedelta(seconds=4)
+    assert sum(waits) <= LONGEST_WAIT_S
 
 
 def test_clock_starts_now_in_whole_seconds() -> None:
