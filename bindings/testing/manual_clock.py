@@ -49,7 +49,7 @@ class ManualClock:
         return self.advance((_utc(instant) - self._now).total_seconds())
 
     def sleep(self, seconds: float) -> None:
-        """Move forward by `seconds`, and wait on this machine for up to 0.05 s, for other threads to work meanwhile.
+        """Move forward by `seconds`; wait for up to 0.05 s on this machine, for other threads to work meanwhile.
 
         A wait of less than 10 ms, as between two pages of a scan, moves only the monotonic clock.
         """

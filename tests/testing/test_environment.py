@@ -12,8 +12,8 @@ import requests
 from bindings import errors
 from bindings.domain.binding import EventKind, State
 from bindings.testing import ManualClock, open_environment
-from bindings.testing.manual_clock import LONGEST_WAIT_S
 from bindings.testing.http_service import serve
+from bindings.testing.manual_clock import LONGEST_WAIT_S
 from bindings.web.server import Server
 
 if TYPE_CHECKING:
