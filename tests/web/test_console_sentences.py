@@ -276,7 +276,7 @@ SENTENCES = (
     ),
     Sentence("Reveals", (LISTED | {"number: reference"}) - OF_APPLICATION),
     Sentence(
-        r"Not recorded: an application sees the phones of its own bindings in full\.",
+        r"An application sees the phones of its own bindings in full, which is not recorded\.",
         (LISTED | {"number: reference"}) - OF_APPLICATION,
     ),
     Sentence(

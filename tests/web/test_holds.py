@@ -83,6 +83,7 @@ def test_search_trace_and_pages_show_the_hold_of_a_phone_without_bindings(
         assert (BIND_ID in page) == (why is not HoldReason.REFUSED)
         assert C not in page
         assert "no hold" not in page
+        assert "`" not in page
 
 
 def test_answers_about_a_number_without_holds_say_what_was_searched(running: Running) -> None:
