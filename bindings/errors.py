@@ -257,7 +257,7 @@ class NotActive(BindingsError):
     code = "not-active"
     http_status = 409
     exit_code = 3
-    remedy = "`bindings get ID` shows its state; an ended binding needs another bind."
+    remedy = "An ended binding needs another bind."
 
 
 class AlreadyReplaced(NotActive):
@@ -267,6 +267,7 @@ class AlreadyReplaced(NotActive):
     """
 
     code = "already-replaced"
+    remedy = ""  # the message has the id of the successor
 
     def __init__(self, *, binding_id: str, successor_id: str) -> None:
         super().__init__(f"{_first_line(type(self))}: {successor_id}", binding_id=binding_id)
@@ -292,7 +293,7 @@ class NotFound(BindingsError):
     code = "not-found"
     http_status = 404
     exit_code = 4
-    remedy = "`bindings list` and `bindings webhooks list` show the ids that exist."
+    remedy = "`bindings list` shows the ids of bindings; `keys list`, `reports list` and `webhooks list` those of others."
 
 
 class ProviderRefused(BindingsError):

@@ -88,8 +88,9 @@ def _usage_error(error: click.UsageError) -> FieldError:
     match error:
         case click.MissingParameter(param=click.Parameter(name=str(name))):
             return FieldError(name, "is needed")
-        case click.NoSuchOption(option_name=name):
-            return FieldError(_mask_numbers(name), "is not an option of this command")
+        case click.NoSuchOption(option_name=name, possibilities=similar):
+            hint = f"; similar: {', '.join(similar)}" if similar else ""
+            return FieldError(_mask_numbers(name), f"is not an option of this command{hint}")
         case click.BadParameter(param=click.Parameter(name=str(name))) | click.BadOptionUsage(option_name=name):
             return FieldError(
                 _mask_numbers(name), _mask_numbers(f"is not valid: {error.format_message()}".rstrip("."))

@@ -120,6 +120,14 @@ def test_unknown_command_and_unknown_option_exit_with_2(shell: Shell) -> None:
     result = shell.run("list", "--colour", "blue", "--json")
     assert result.code == 2
     assert result.fields == ["--colour"]
+    assert "similar: --reference" in shell.run("list", "--referenze", "ride-1").err
+
+
+def test_id_that_is_not_known_names_the_command_that_lists_the_ids(shell: Shell) -> None:
+    for command in (("keys", "revoke", "1"), ("reports", "show", "1"), ("webhooks", "remove", "1"), ("get", "1")):
+        result = shell.run(*command)
+        assert result.code == 4
+        assert f"{'bindings' if command[0] == 'get' else command[0]} list" in result.err
 
 
 def test_missing_argument_is_named(shell: Shell) -> None:
