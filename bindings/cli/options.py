@@ -68,7 +68,7 @@ class PhoneOnInput(PhoneNumber):
         from bindings.errors import InvalidRequest
 
         if value != "-":
-            message = "must be -, for a line of standard input: others see the options of a command"
+            message = "must be -, for a line of standard input: other users see the options of a command"
             raise InvalidRequest.of_field("phone", message)
         return super().convert(value, param, ctx)
 
