@@ -293,7 +293,7 @@ class NotFound(BindingsError):
     code = "not-found"
     http_status = 404
     exit_code = 4
-    remedy = "`bindings list` shows the ids of bindings; `keys list`, `reports list` and `webhooks list` those of others."
+    remedy = "`bindings list`, `bindings keys list`, `reports list` and `webhooks list` show the ids that exist."
 
 
 class ProviderRefused(BindingsError):
