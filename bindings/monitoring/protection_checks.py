@@ -48,7 +48,7 @@ def of_triggers(database: Reads) -> Check:
 
 
 def of_integrity(database: Reads) -> Check:
-    """Return red if a unique index, a constraint or the sequence of events is not as the migrations made it."""
+    """Return red if a unique index, a constraint, or the sequence or a partition of events is missing or wrong."""
     name = "integrity"
     version = schema_version.read(database)
     if version.revision != HEAD:
@@ -60,6 +60,14 @@ def of_integrity(database: Reads) -> Check:
         return Check(
             name=name, level=Level.RED, seen=observed, todo="run `bindings db moved` as the owner of the tables"
         )
+    bounds = database.read(integrity.missing_partition)
+    if bounds is not None:
+        lower, upper = bounds
+        observed = (
+            "the partition of the table events for new ones is missing or detached, so nothing can be recorded"
+        )
+        todo = f"attach it again: ALTER TABLE events ATTACH PARTITION ... FOR VALUES FROM ({lower}) TO ({upper})"
+        return Check(name=name, level=Level.RED, seen=observed, todo=todo)
     missing = database.read(integrity.missing_objects)
     if missing.constraints:
         observed = f"unique indexes or constraints are missing or not valid: {first_names(missing.constraints)}"

@@ -82,8 +82,13 @@ def explain(error: exc.DBAPIError | DatabaseWaitTimeout, url: URL) -> Failure:
 
 def constraint_of(error: exc.IntegrityError) -> str:
     """Return the name of the violated constraint; on SQLite its columns."""
-    name: str | None = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
-    return name or str(error.orig).rpartition(": ")[2]
+    diagnosis = getattr(error.orig, "diag", None)
+    if diagnosis is None:
+        return str(error.orig).rpartition(": ")[2]
+    if diagnosis.column_name:
+        return f"NOT NULL of the column {diagnosis.table_name}.{diagnosis.column_name}"
+    name: str = diagnosis.constraint_name or f"the bounds of the partitions of {diagnosis.table_name}"
+    return name
 
 
 # PostgreSQL, connected.

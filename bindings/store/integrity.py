@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
+from bindings.store import partitions
+from bindings.store.events import PARTITION_SPAN
 from bindings.store.schema import events, metadata
 from bindings.store.sql import is_postgres
 
@@ -32,6 +34,7 @@ _POSITIONS = text(
     " (SELECT max(position) FROM tally_marks), (SELECT max(to_position) FROM seals), 0) AS highest,"
     " last_value + CAST(is_called AS integer) AS next FROM events_position_seq"
 )
+_NEXT_POSITION = text("SELECT last_value + CAST(is_called AS integer) FROM events_position_seq")
 _CONTINUE_POSITIONS = text("SELECT setval('events_position_seq', :highest)")
 
 
@@ -67,6 +70,17 @@ def missing_objects(connection: Connection) -> MissingObjects:
 def positions_are_behind(connection: Connection) -> bool:
     """Return True if new events would get positions that are recorded already (PostgreSQL)."""
     return is_postgres(connection) and _highest_if_behind(connection) is not None
+
+
+def missing_partition(connection: Connection) -> tuple[int, int] | None:
+    """Return the bounds of the partition for new events if it is missing or detached (PostgreSQL)."""
+    if not is_postgres(connection):
+        return None
+    needed = int(connection.execute(_NEXT_POSITION).scalar_one()) // PARTITION_SPAN
+    attached = {
+        partition.number for partition in partitions.list_partitions(connection) if not partition.detaching
+    }
+    return None if needed in attached else (needed * PARTITION_SPAN, (needed + 1) * PARTITION_SPAN)
 
 
 def continue_positions(connection: Connection) -> bool:

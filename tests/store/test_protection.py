@@ -192,6 +192,38 @@ def test_missing_constraints_are_red_and_missing_indexes_a_warning(database: Dat
 
 
 @pytest.mark.postgres
+def test_detached_partition_is_red_and_named_by_each_write(
+    postgres_server: Server, postgres_template: str
+) -> None:
+    url = postgres_server.create(template=postgres_template)
+    with closing(Database(url)) as database:
+
+        def write(tx: Transaction) -> None:
+            events.append_without_binding(tx, EventKind.REVEALED, Caller(actor="test"), {})
+
+        _run(database, "ALTER TABLE events DETACH PARTITION events_start")
+        with pytest.raises(Busy, match="the write violated the bounds of the partitions of events and was"):
+            database.write(write)
+        check = of_integrity(database)
+        assert (check.level, check.seen) == (
+            Level.RED,
+            "the partition of the table events for new ones is missing or detached, so nothing can be recorded",
+        )
+        assert check.todo is not None
+        _run(database, check.todo.removeprefix("attach it again: ").replace("...", "events_start"))
+        assert of_integrity(database).level is Level.OK
+        database.write(write)
+        _run(
+            database,
+            "ALTER TABLE events ADD COLUMN own integer DEFAULT 1 NOT NULL",
+            "ALTER TABLE events ALTER COLUMN own DROP DEFAULT",
+        )
+        with pytest.raises(Busy, match=r"the write violated NOT NULL of the column events_start\.own"):
+            database.write(write)
+    postgres_server.drop(url)
+
+
+@pytest.mark.postgres
 def test_positions_that_begin_again_are_red_and_busy_until_the_command(
     postgres_server: Server, postgres_template: str
 ) -> None:
