@@ -39,6 +39,13 @@ def read(path: str | Path, *, max_bytes: int) -> tuple[bytes, str | None]:
     return content, mode
 
 
+def cause(error: OSError | ValueError) -> str:
+    """Return why `read`, or decoding what it returned, failed; without the path and the content."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not text in UTF-8"
+    return str(error if isinstance(error, ValueError) else error.strerror)
+
+
 def create(path: str | Path, content: bytes) -> None:
     """Create a file with this content that only its owner can use; return when it is on disk.
 

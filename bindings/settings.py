@@ -400,10 +400,8 @@ def _from_environment(source: Mapping[str, str]) -> tuple[dict[str, Any], list[t
                 errors.append((variable, f"is set together with {_variable(field)}; set only one of them"))
             try:
                 values[field] = _file_text(value.strip())
-            except UnicodeDecodeError:
-                errors.append((variable, "names a file that is not text in UTF-8"))
-            except (OSError, ValueError):
-                errors.append((variable, "names a file that cannot be read"))
+            except (OSError, ValueError) as error:
+                errors.append((variable, f"names a file that cannot be read: {secret_files.cause(error)}"))
         elif not _SERVICE_LINK.fullmatch(f"{variable}={value}"):
             errors.append((variable, "is not a setting of bindings; `bindings config` lists them"))
     return values, errors

@@ -34,8 +34,8 @@ def read(path: str) -> str:
     try:
         content, shared_mode = secret_files.read(path, max_bytes=MAX_BYTES)
         text = content.decode("utf-8-sig")
-    except (OSError, ValueError):
-        raise _invalid("names a file that cannot be read") from None
+    except (OSError, ValueError) as error:
+        raise _invalid(f"names a file that cannot be read: {secret_files.cause(error)}") from None
     if shared_mode is not None:
         raise _invalid(
             f"names a file that other users may use (its mode is {shared_mode}): run `chmod 600 FILE`, and write a"

@@ -142,11 +142,9 @@ def _read(path: str, field: str) -> tuple[bytes, str | None]:
     """Return the content of a file, and its mode if other users may use it."""
     try:
         return secret_files.read(path, max_bytes=MAX_FILE_BYTES)
-    except OSError as error:
-        cause = error.strerror
-    except ValueError as error:
-        cause = str(error)
-    raise InvalidRequest.of_field(field, f"names a file that cannot be read: {cause}")
+    except (OSError, ValueError) as error:
+        cause = secret_files.cause(error)
+        raise InvalidRequest.of_field(field, f"names a file that cannot be read: {cause}") from None
 
 
 def _key_id(key: Ed25519PublicKey) -> str:

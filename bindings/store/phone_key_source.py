@@ -59,8 +59,8 @@ def _read(path: str) -> str:
     try:
         content, shared_mode = secret_files.read(path, max_bytes=MAX_BYTES)
         text = content.decode("utf-8-sig")
-    except (OSError, ValueError):
-        raise _wrong(FILE, "names a file that cannot be read") from None
+    except (OSError, ValueError) as error:
+        raise _wrong(FILE, f"names a file that cannot be read: {secret_files.cause(error)}") from None
     if shared_mode is not None:
         raise _wrong(FILE, f"names a file that other users may open: run `chmod 600 {shlex.quote(path)}`")
     return text
