@@ -56,6 +56,9 @@ _SERVICE_LINK = re.compile(
 )
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+# `docker --env-file` passes the quotes of a line on. In a command they may be a part of it.
+_QUOTED = re.compile(r"([\"']).*\1", re.DOTALL)
+_COMMANDS = "anchor_command", "phone_keys_command"
 _MAX_FILE = 65_536  # bytes of a file with a value
 
 
@@ -404,6 +407,9 @@ def _from_environment(source: Mapping[str, str]) -> tuple[dict[str, Any], list[t
                 errors.append((variable, f"names a file that cannot be read: {secret_files.cause(error)}"))
         elif not _SERVICE_LINK.fullmatch(f"{variable}={value}"):
             errors.append((variable, "is not a setting of bindings; `bindings config` lists them"))
+    for field in [field for field, value in values.items() if field not in _COMMANDS and _QUOTED.fullmatch(value)]:
+        errors.append((_variable(field), "is in quotes, and they would be a part of it: write it without them"))
+        del values[field]
     return values, errors
 
 

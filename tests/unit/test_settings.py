@@ -152,6 +152,24 @@ def test_white_space_around_the_value_of_a_variable_is_no_part_of_it() -> None:
     assert settings.provider_app_id == "4luaKsL2"
 
 
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_quotes_around_a_value_are_refused_except_around_a_command(tmp_path: Path, quote: str) -> None:
+    file = tmp_path / "secret"
+    file.write_text(f"{quote}hunter2{quote}\n")
+    environment = {
+        "BINDINGS_PROVIDER_APP_ID": f"{quote}4luaKsL2{quote}",
+        "BINDINGS_PROVIDER_API_SECRET_FILE": str(file),
+        "BINDINGS_SCOPE": f"{quote}{quote}",
+        "BINDINGS_ANCHOR_COMMAND": f"{quote}/opt/my programs/anchor{quote}",
+    }
+    with pytest.raises(SettingsError) as refused:
+        load(environment)
+    quoted = "is in quotes, and they would be a part of it: write it without them"
+    names = "BINDINGS_PROVIDER_API_SECRET", "BINDINGS_PROVIDER_APP_ID", "BINDINGS_SCOPE"
+    assert refused.value.errors == tuple((name, quoted) for name in names)
+    assert load(provider_app_id=f"{quote}x{quote}").provider_app_id == f"{quote}x{quote}"
+
+
 @pytest.mark.parametrize(
     "value", ["", "hunter2\n", "hun\nter2", "hun ter2", "hun\tter2", "hunter2\x00", "húnter2", "\ufeffhunter2"]
 )
