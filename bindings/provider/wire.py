@@ -276,11 +276,11 @@ def read_bound(data: Any) -> Bound:
 def read_rows(data: Any, *, zone: tzinfo, current: int = 1) -> ProviderPage:
     """Parse the data of page `current`, row by row: a row that does not parse is one of the page's odd rows.
 
-    A page past the end may have no data or no list of rows, and so may the first page of a list whose total is 0:
-    they are empty. Raises `Malformed` if there is no list of rows otherwise.
+    A page past the end may have no data, an empty list as its data, or no list of rows; the first page of a list
+    whose total is 0 may have no list of rows: they are empty. Raises `Malformed` if there is none otherwise.
     """
     is_later_page = current > 1
-    if data is None and is_later_page:
+    if data in (None, []) and is_later_page:
         return ProviderPage(total=0, rows=())
     fields = _fields(data, DATA)
     records = fields.get(RECORDS)
@@ -298,8 +298,8 @@ def read_rows(data: Any, *, zone: tzinfo, current: int = 1) -> ProviderPage:
 
 
 def read_pool_list(data: Any) -> ProviderPools:
-    """Parse the data of a query of the pools. Raises `Malformed` for one bad pool."""
-    records = _fields(data, DATA).get(RECORDS)
+    """Parse the data of a query of the pools; an account without any may have no list. Raises `Malformed`."""
+    records = _fields(data, DATA).get(RECORDS) or []
     if not isinstance(records, list):
         raise Malformed(f"{RECORDS} is not a list")
     return ProviderPools(

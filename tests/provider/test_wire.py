@@ -291,9 +291,20 @@ def test_data_that_is_not_a_page_is_malformed(data: object) -> None:
         wire.read_rows(data, zone=CHINA)
 
 
-@pytest.mark.parametrize("data", [None, {"total": 101}, {"total": 101, "records": None}])
+@pytest.mark.parametrize("data", [None, [], {"total": 101}, {"total": 101, "records": None}])
 def test_page_past_the_end_is_empty_also_without_a_list_of_rows(data: object) -> None:
     assert wire.read_rows(data, zone=CHINA, current=2).rows == ()
+
+
+@pytest.mark.parametrize("data", [{"total": 0}, {"records": None}, {"records": []}])
+def test_account_without_pools_has_an_empty_list(data: object) -> None:
+    assert wire.read_pool_list(data).pools == ()
+
+
+@pytest.mark.parametrize("data", [None, [], {"records": {"poolNumber": "918806"}}, {"records": [7]}])
+def test_data_that_is_not_a_list_of_pools_is_malformed(data: object) -> None:
+    with pytest.raises(wire.Malformed):
+        wire.read_pool_list(data)
 
 
 @pytest.mark.parametrize("data", [{"total": 0}, {"total": "0", "records": None}])
