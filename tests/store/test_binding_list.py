@@ -141,7 +141,7 @@ def in_order(matching: list[Binding], order: Order) -> list[str]:
     return [each.id for each in sorted(matching, key=key, reverse=order is Order.NEWEST)]
 
 
-@pytest.mark.parametrize("rows_read", [7, 50, 10_000])
+@pytest.mark.parametrize("rows_read", [17, 50, 10_000])
 def test_pages_have_every_matching_binding_once_in_order(
     database: Database, monkeypatch: pytest.MonkeyPatch, rows_read: int
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sqlite3
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -60,6 +61,7 @@ from tests.store.test_reserve import TERMS, request, reserved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from sqlalchemy import Connection
 
@@ -157,8 +159,8 @@ def explained(service: BindingService, call: Callable[[], object], table: str = 
     assert about
     ways: set[str] = set()
     database = service.runtime.database
-    for sql, values in about:
-        with database._engine.connect() as connection:
+    with database._engine.connect() as connection:
+        for sql, values in about:
             if database.postgres:
                 rows = connection.exec_driver_sql("EXPLAIN (FORMAT JSON) " + sql, values).scalar_one()
                 plan = rows if isinstance(rows, list) else json.loads(rows)
@@ -403,11 +405,44 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def filled_file(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an SQLite file with thirty thousand bindings, to copy."""
+    file = tmp_path_factory.mktemp("filled") / "filled.db"
+    shutil.copy(sqlite_template, file)
+    _fill(f"sqlite:///{file}", list(_rows(datetime.now(UTC), range(ROWS))))
+    return file
+
+
+@pytest.fixture(scope="module")
+def postgres_filled(postgres_server: Server, postgres_template: str) -> Iterator[str]:
+    """Provide the URL of a PostgreSQL database with thirty thousand bindings, to copy."""
+    url = postgres_server.create(template=postgres_template)
+    try:
+        _fill(url, list(_rows(datetime.now(UTC), range(ROWS))))
+        yield url
+    finally:
+        postgres_server.drop(url)
+
+
 @pytest.fixture
-def filled_url(own_database_url: str) -> str:
-    """Return the URL of a database with thirty thousand bindings, a fifth of them live, without statistics."""
-    _fill(own_database_url, list(_rows(datetime.now(UTC), range(ROWS))))
-    return own_database_url
+def postgres_filled_url(postgres_server: Server, postgres_filled: str) -> Iterator[str]:
+    """Provide a PostgreSQL database with thirty thousand bindings, a fifth of them live, without statistics."""
+    url = postgres_server.create(template=postgres_filled)
+    try:
+        yield url
+    finally:
+        postgres_server.drop(url)
+
+
+@pytest.fixture
+def filled_url(request: pytest.FixtureRequest, sqlite_folder: Path, database_kind: str) -> str:
+    """Return the URL of such a database of either kind."""
+    if database_kind == "postgresql":
+        return str(request.getfixturevalue("postgres_filled_url"))
+    file = sqlite_folder / "filled.db"
+    shutil.copy(request.getfixturevalue("filled_file"), file)
+    return f"sqlite:///{file}"
 
 
 def _wrong(service: BindingService) -> dict[str, list[str]]:
@@ -570,16 +605,11 @@ def test_list_of_bindings_is_read_by_indexes_only(filled_url: str, monkeypatch: 
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("statistics", ["without", "with"])
-def test_generic_plans_use_the_same_indexes(
-    postgres_server: Server, postgres_template: str, statistics: str
-) -> None:
+def test_generic_plans_use_the_same_indexes(postgres_filled_url: str, statistics: str) -> None:
     """A prepared statement may be planned without its values."""
-    url = postgres_server.create(template=postgres_template)
-    _fill(url, list(_rows(datetime.now(UTC), range(ROWS))))
-    service = BindingService(
-        new_runtime(load({}, database_url=url, provider_app_id="a"), Database(url), caller=CALLER)
-    )
-    with psycopg.connect(url, autocommit=True, prepare_threshold=0) as session:
+    config = load({}, database_url=postgres_filled_url, provider_app_id="a")
+    service = BindingService(new_runtime(config, Database(postgres_filled_url), caller=CALLER))
+    with psycopg.connect(postgres_filled_url, autocommit=True, prepare_threshold=0) as session:
         if statistics == "with":
             session.execute("ANALYZE")
         session.execute("SET plan_cache_mode = force_generic_plan")
@@ -592,7 +622,6 @@ def test_generic_plans_use_the_same_indexes(
     hot = {"lookup by phone", "lookup by middle number", "lookup by party", "lookup by reference"}
     assert hot | {"reserve's holder query"} <= set(detected)
     service.close()
-    postgres_server.drop(url)
 
 
 def _compiled(service: BindingService, call: Callable[[BindingService], object]) -> list[tuple[str, Any]]:
@@ -670,12 +699,11 @@ def _run_scans(plan: dict[str, Any]) -> Iterator[str]:
         yield from _run_scans(inner)
 
 
-def test_holds_of_a_number_are_read_by_index(own_database_url: str) -> None:
+def test_holds_of_a_number_are_read_by_index(filled_url: str) -> None:
     """Those of a phone by its index; those of a middle number from the holds in force, by a probe for each."""
     now = datetime.now(UTC)
-    _fill(own_database_url, list(_rows(now, range(ROWS))))
-    config = load({}, database_url=own_database_url, provider_app_id="a")
-    service = BindingService(new_runtime(config, Database(own_database_url), caller=CALLER))
+    config = load({}, database_url=filled_url, provider_app_id="a")
+    service = BindingService(new_runtime(config, Database(filled_url), caller=CALLER))
     database = service.runtime.database
     origins = [binding.id for binding in service.search(limit=200).data]
     rows = [
@@ -944,11 +972,9 @@ def test_heartbeats_of_jobs_are_heap_only_updates(postgres_server: Server, postg
 @pytest.mark.parametrize("statistics", ["without", "with"])
 @pytest.mark.parametrize("run_batch", [expiry.expire, expiry.warn])
 def test_batch_of_a_job_reads_its_own_rows_and_not_all_that_is_due(
-    postgres_server: Server, postgres_template: str, run_batch: Callable[..., object], statistics: str
+    postgres_filled_url: str, run_batch: Callable[..., object], statistics: str
 ) -> None:
     """After an outage everything is due. A batch that reads all of it takes longer, the more there is."""
-    url = postgres_server.create(template=postgres_template)
-    _fill(url, list(_rows(datetime.now(UTC), range(ROWS))))
     overdue = "expires_at = expires_at - interval '2 hours'" if run_batch is expiry.expire else "warn_at = now()"
     size = 100
     fetched = text("SELECT pg_stat_get_xact_tuples_fetched(CAST('bindings' AS regclass))")
@@ -959,7 +985,7 @@ def test_batch_of_a_job_reads_its_own_rows_and_not_all_that_is_due(
         run_batch(tx, CALLER, limit=size)
         return int(tx.connection.execute(fetched).scalar_one() - before)
 
-    database = Database(url)
+    database = Database(postgres_filled_url)
     try:
         database.write(
             lambda tx: tx.connection.execute(text(f"UPDATE bindings SET {overdue} WHERE state = 'active'"))
@@ -969,4 +995,3 @@ def test_batch_of_a_job_reads_its_own_rows_and_not_all_that_is_due(
         assert database.write(rows_read) < 5 * size  # of which some rows are read twice
     finally:
         database.close()
-        postgres_server.drop(url)
