@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from bindings.provider.outcome import ProviderBinding, UnbindOutcome
     from bindings.store.database import Transaction
 
+    HeldUntil = dict[tuple[str, str, str], datetime]  # by application, bind_id and phone key
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LiveRow:
@@ -110,14 +112,27 @@ def rows_of_other_pairs(rows: Iterable[tuple[ProviderBinding, Binding]]) -> Iter
             yield live_row
 
 
-def hold_live_rows(context: ReconcileContext, live_rows: Iterable[LiveRow], findings: Findings) -> None:
+def orphan_holds(context: ReconcileContext, app_id: str | None) -> HeldUntil:
+    """Return until when the holds of orphans and revenants last that are in force now."""
+    live_holds = context.live_holds(app_id)
+    return {
+        (hold.app_id, str(hold.bind_id), hold.phone.key): hold.held_until
+        for hold in live_holds
+        if hold.why is HoldReason.ORPHAN
+    }
+
+
+def hold_live_rows(
+    context: ReconcileContext, live_rows: Iterable[LiveRow], held_until: HeldUntil, findings: Findings
+) -> None:
     """Act on live rows as BINDINGS_ON_ORPHAN says, in batches, and record the cases that are new.
 
-    All are held before the first is released: the calls of the provider may take long.
+    Those that `held_until` holds for long enough are not written again: they are most of them, at every run. All
+    are held before the first is released: the calls of the provider may take long.
     """
     to_release: list[LiveRow] = []
     for batch in context.control.work_through(batches(live_rows, reconcile_context.HOLD_BATCH)):
-        for live_row in _new_in(context, batch, findings):
+        for live_row in _new_in(context, batch, held_until, findings):
             revenant = live_row.case == "revenants"
             findings.record(
                 live_row.case,
@@ -133,16 +148,27 @@ def hold_live_rows(context: ReconcileContext, live_rows: Iterable[LiveRow], find
         _release_all(context, to_release, findings)
 
 
-def _new_in(context: ReconcileContext, batch: list[LiveRow], findings: Findings) -> list[LiveRow]:
+def _new_in(
+    context: ReconcileContext, batch: list[LiveRow], held_until: HeldUntil, findings: Findings
+) -> list[LiveRow]:
     """Hold the rows of a batch unless they are only to be observed; return those that are new cases."""
     action = context.actions.orphan
     if action == "observe":
         return batch
-    if context.dry_run:
-        if action == "hold":
-            findings.would_hold |= {phone.key for live_row in batch for phone in live_row.phones}
-        return _would_hold(context, batch)
-    return _hold_batch(context, batch, findings)
+    if context.dry_run and action == "hold":
+        findings.would_hold |= {phone.key for live_row in batch for phone in live_row.phones}
+    now = context.runtime.database.clock()
+    to_hold = [live_row for live_row in batch if not _is_held(context, live_row, held_until, now)]
+    if not to_hold:
+        return []
+    return _would_hold(context, to_hold) if context.dry_run else _hold_batch(context, to_hold, findings)
+
+
+def _is_held(context: ReconcileContext, live_row: LiveRow, held_until: HeldUntil, now: datetime) -> bool:
+    """Return True if every phone of a row is held for long enough by a hold of that row."""
+    until = _held_until(context, live_row, now)
+    ends = (held_until.get((live_row.app_id, live_row.row.bind_id, phone.key), now) for phone in live_row.phones)
+    return all(end > now and end >= until for end in ends)
 
 
 def _would_hold(context: ReconcileContext, batch: list[LiveRow]) -> list[LiveRow]:

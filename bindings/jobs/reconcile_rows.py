@@ -15,6 +15,7 @@ from bindings.jobs import scan_evidence
 from bindings.jobs.reconcile_orphans import (
     end_explained_holds,
     hold_live_rows,
+    orphan_holds,
     orphans_among,
     revenants_among,
     rows_of_other_pairs,
@@ -58,11 +59,12 @@ def apply_rows(context: ReconcileContext, scan: Scan, findings: Findings) -> Non
         return is_live and not matches_unsettled and row.bind_id not in owed_bind_ids
 
     orphans = orphans_among(context, filter(holds_phones, unknown_rows), scan.app_id, findings)
-    hold_live_rows(context, orphans, findings)
+    held_until = orphan_holds(context, scan.app_id)
+    hold_live_rows(context, orphans, held_until, findings)
     ended_here = [(row, binding) for row, binding in scan.ended_here if holds_phones(row)]
-    hold_live_rows(context, revenants_among(ended_here, scan), findings)
+    hold_live_rows(context, revenants_among(ended_here, scan), held_until, findings)
     other_pairs = [(row, binding) for row, binding in scan.other_pairs if holds_phones(row)]
-    hold_live_rows(context, rows_of_other_pairs(other_pairs), findings)
+    hold_live_rows(context, rows_of_other_pairs(other_pairs), held_until, findings)
     if not context.control.is_stopping():
         end_explained_holds(context, scan, living_ids, findings)
 

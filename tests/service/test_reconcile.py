@@ -10,12 +10,16 @@ import pytest
 
 from bindings import errors
 from bindings.domain.binding import EventKind, Reason, State
+from bindings.jobs import reconcile_orphans
 from bindings.store import account
 from bindings.store.queries import LONGEST_SPAN
 from tests.service.harness import APP, POOL, A, B, C, D, E, F, G, H, ServiceHarness
 
 if TYPE_CHECKING:
     from bindings.jobs import reconcile
+    from bindings.jobs.reconcile_context import ReconcileContext
+    from bindings.jobs.reconcile_orphans import LiveRow
+    from bindings.store.database import Transaction
 
 
 def test_equal_lists_change_nothing(harness: ServiceHarness) -> None:
@@ -103,6 +107,31 @@ def test_phones_of_an_orphan_are_held_until_it_ends(harness: ServiceHarness) -> 
     assert holder.id is None
     harness.clock.at = holder.held_until
     assert harness.bind(A, C).state is State.ACTIVE
+
+
+def test_orphan_that_is_held_for_long_enough_is_not_written_again(
+    harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.add_foreign_bindings(3)
+    assert harness.service.reconcile().orphans == 3
+    hold, written = reconcile_orphans._hold, []
+
+    def record_hold(tx: Transaction, context: ReconcileContext, live_row: LiveRow) -> bool:
+        written.append(live_row.row.bind_id)
+        return hold(tx, context, live_row)
+
+    monkeypatch.setattr(reconcile_orphans, "_hold", record_hold)
+    new = harness.simulator.add_foreign_binding(phone_a=C, phone_b=D, app_id=APP)
+    later = next(iter(harness.simulator.ledger))
+    harness.simulator.list_as(later.bind_id, {"ends_at": "2099-12-31 23:59:59"})
+    harness.clock.advance(60)
+    assert harness.service.reconcile().orphans == 1
+    assert sorted(written) == sorted([str(new.bind_id), str(later.bind_id)])
+    (holder,) = harness.service.check(phone_a=later.phone_a, phone_b=A, mode="AXB")
+    assert holder.held_until.year == 2099
+    harness.clock.advance(60)
+    assert harness.service.reconcile(dry_run=True).orphans == 0
+    assert len(written) == 2
 
 
 def test_hold_of_an_orphan_ends_when_two_scans_miss_it(harness: ServiceHarness) -> None:
