@@ -59,9 +59,10 @@ _LOST_PLUS = re.compile(r":[0-9.]+ [0-9]{2}:?[0-9]{2}$")  # a + in the query of 
 def plain_text(value: object) -> str:
     """Return the text of a value as a plain `str`.
 
-    `str()` of a member of `class Mode(str, Enum)` is the member's name and not its text.
+    `str()` of a member of `class Mode(str, Enum)` is the member's name and not its text. A proxy, which
+    frameworks make of a value that is computed later, is a `str` for `isinstance`, and not by its type.
     """
-    return str.__str__(value) if isinstance(value, str) else str(value)
+    return str.__str__(value) if issubclass(type(value), str) else str(value)
 
 
 def uuid_text(value: object) -> str:

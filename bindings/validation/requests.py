@@ -50,7 +50,7 @@ class FieldErrors:
     def check(self, field: str, check: Callable[[Any], Value], value: object) -> Value | None:
         """Return the checked value, or None after adding a field error."""
         try:
-            return check(value)
+            return check(fields.plain_text(value) if isinstance(value, str) else value)
         except ValueError as error:
             self.add(field, str(error))
             return None

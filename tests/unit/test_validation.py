@@ -309,6 +309,41 @@ def test_members_of_enums_are_taken_by_their_value_and_returned_as_plain_types()
     assert [type(value) for value in of_members.values()] == [type(value) for value in plain.values()]
 
 
+class Proxy:
+    """Stands for a value as Django's `SimpleLazyObject` and werkzeug's `LocalProxy` do."""
+
+    def __init__(self, target: Any) -> None:
+        self.target = target
+
+    @property
+    def __class__(self) -> type:  # type: ignore[misc] # `isinstance` asks for it
+        return type(self.target)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.target, name)
+
+    def __str__(self) -> str:
+        return str(self.target)
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+
+def test_text_behind_a_proxy_is_taken_as_plain_text() -> None:
+    arguments = VALID | {"reference": "order-1", "idempotency_key": "1"}
+    proxies: dict[str, Any] = {
+        name: Proxy(value) if isinstance(value, str) else value for name, value in arguments.items()
+    }
+    request = validation.bind_request(**proxies)
+    assert request == validation.bind_request(**arguments)
+    assert type(request.reference) is str
+    binding_id = "01a22cd6-c66f-7377-b34f-8f1602f1e65e"
+    assert validation.binding_id(Proxy(binding_id)) == binding_id
+    with pytest.raises(InvalidRequest) as refused:
+        validation.lookup(middle_number=Proxy("x"))
+    assert [error.field for error in refused.value.field_errors] == ["middle_number"]
+
+
 CHECKS_OF_NAMES: list[tuple[Callable[[Any], Any], str]] = [
     (fields.state, "active"),
     (fields.order, "oldest"),
