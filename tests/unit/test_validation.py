@@ -315,8 +315,8 @@ class Proxy:
     def __init__(self, target: Any) -> None:
         self.target = target
 
-    @property
-    def __class__(self) -> type:  # type: ignore[misc] # `isinstance` asks for it
+    @property  # type: ignore[misc] # `isinstance` asks for it
+    def __class__(self) -> type:
         return type(self.target)
 
     def __getattr__(self, name: str) -> Any:
