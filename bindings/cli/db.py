@@ -119,7 +119,7 @@ def check(command: click.Context, *, as_json: bool) -> None:
     version = migrations.current(url)
     database = Database(url, phone_keys=phone_key_source.load(settings))
     try:
-        checks = protection_checks.of_database(database)
+        checks = [] if database.missing_file is not None else protection_checks.of_database(database)
     finally:
         database.close()
     if as_json:

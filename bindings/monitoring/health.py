@@ -161,12 +161,16 @@ def _database_checks(reads: ReadOnce, config: Settings) -> list[Check]:
 
 def _opened_database(config: Settings) -> tuple[list[Check], datetime | None]:
     """Return the checks of the database, and its evidence that the account may bind without its list."""
+    skipped = [_skipped(name, because="database") for name in DATABASE_CHECKS[1:]]
     try:
         phone_keys = phone_key_source.load(config)
         database = Database(config.database_url.get_secret_value(), phone_keys=phone_keys)
     except Exception as error:  # noqa: BLE001 -- a check must never raise
-        skipped = [_skipped(name, because="database") for name in DATABASE_CHECKS[1:]]
         return [_failed_check("database", error), *skipped], None
+    if database.missing_file is not None:
+        version = schema_version.read(database)
+        absent = Check(name="database", level=Level.RED, seen=version.describe(), todo=version.remedy())
+        return [absent, *skipped], None
     try:
         reads = reads_of_all(database, config)
         checks = _database_checks(reads, config)

@@ -167,7 +167,7 @@ def _keep_vacuum_out(connection: Connection) -> None:
 
 def _undoable(version: schema_version.SchemaVersion) -> str:
     """Return the revision of the schema. Raises if this version cannot undo its migration."""
-    if version.foreign:
+    if version.foreign or version.fault is not None:
         version.require()
     if version.revision is None:
         raise SchemaOutOfDate("the database has no schema of bindings; nothing was changed")

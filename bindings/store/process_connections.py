@@ -90,6 +90,11 @@ class ProcessConnections(ForkSensitive):
         self._inherited = True
         self._reopening = threading.Lock()
 
+    @property
+    def missing_file(self) -> str | None:
+        """Return the path at which the first connection would create an SQLite file, or None."""
+        return self._path if self._file is None and self._path and identify(self._path) is None else None
+
     def connections_in_use(self) -> int:
         """Return how many connections of this process are in use, or were dropped and still work at the server."""
         return 0 if self._inherited else self._writes.count + self._reads.count

@@ -46,6 +46,11 @@ class ReadOnce:
         return self.database.postgres
 
     @property
+    def missing_file(self) -> str | None:
+        """Return the path of the SQLite file if it does not exist."""
+        return self.database.missing_file
+
+    @property
     def now(self) -> ColumnElement[datetime]:
         """Return the deciding clock, as SQL."""
         return self.database.now

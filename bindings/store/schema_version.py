@@ -114,7 +114,11 @@ class SchemaVersion:
 
 
 def read(database: Reads) -> SchemaVersion:
-    """Return the version of the database's schema. `Busy` if the database does not answer."""
+    """Return the version of the database's schema; creates no file. `Busy` if the database does not answer."""
+    if database.missing_file is not None:
+        sentence = f"missing: there is no SQLite file at {database.missing_file}"
+        todo = f"correct {URL_VARIABLE}, or run `bindings db upgrade` to create the file"
+        return SchemaVersion(revision=None, fault=(sentence, todo))
     return database.read(_read)
 
 

@@ -44,6 +44,17 @@ def test_db_upgrade_needs_no_provider_and_is_safe_to_repeat(shell: Shell, tmp_pa
     assert shell.run("list", "--json").code == 0
 
 
+@pytest.mark.parametrize(
+    "command", ["reports", "doctor", "db check", "db current", "export events", "expire", "serve"]
+)
+def test_commands_create_no_database(shell: Shell, tmp_path: Path, command: str) -> None:
+    file = tmp_path / "new.db"
+    shell.set(database_url=f"sqlite:///{file}")
+    result = shell.run(*command.split(), "--json")
+    assert f"there is no SQLite file at {file}" in result.out + result.err or command == "db current"
+    assert not file.exists()
+
+
 def test_db_downgrade_names_what_it_needs_and_undoes_migrations(shell: Shell) -> None:
     shell.run("list")  # a command counts as a process
     name = _replicas(shell)[0].name

@@ -129,6 +129,7 @@ def test_provider_clock_level_depends_on_its_offset(
 
 
 def test_missing_schema_is_red_and_names_the_command(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "new.db").touch()
     shell.set(database_url=f"sqlite:///{tmp_path / 'new.db'}")
     checks = checks_of(shell, code=1)
     assert (checks["schema"]["level"], checks["schema"]["todo"]) == ("red", "run `bindings db upgrade`")

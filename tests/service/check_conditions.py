@@ -43,7 +43,7 @@ MODULES = (
 FUNCTIONS = {
     "monitoring/check.py": ("first_names",),
     "lifecycle/clock_monitor.py": ("bind_error", "_cause", "remedy"),
-    "store/schema_version.py": ("describe", "remedy"),
+    "store/schema_version.py": ("describe", "remedy", "read"),
     "provider/circuit.py": ("describe", "_repeatable"),
     "web/api/ops_routes.py": ("process_checks",),
     "jobs/phone_sealing.py": ("next_step",),

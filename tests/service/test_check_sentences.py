@@ -8,6 +8,7 @@ after. A sentence that the code gains is added here: the table must have every s
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -205,7 +206,19 @@ def database_away(world: World) -> Sequence[Check]:
 @condition("schema", "red", "missing, this version needs {}", "run `bindings db upgrade`")
 def no_schema(world: World) -> Sequence[Check]:
     with TemporaryDirectory() as folder:
+        Path(folder, "new.db").touch()
         return health.run_diagnostics(world.environment(database_url=f"sqlite:///{folder}/new.db"))
+
+
+@condition(
+    "database",
+    "red",
+    "missing: there is no SQLite file at {}",
+    "correct {}, or run `bindings db upgrade` to create the file",
+)
+def no_file(world: World) -> Sequence[Check]:
+    with TemporaryDirectory() as folder:
+        return health.run_diagnostics(world.environment(database_url=f"sqlite:///{folder}/none/new.db"))
 
 
 @condition("schema", "red", "at {}, this version needs {}", "run `bindings db upgrade`")
