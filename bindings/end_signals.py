@@ -31,16 +31,18 @@ def with_default_effect(*names: str) -> list[signal.Signals]:
 def handle(numbers: Sequence[signal.Signals], handler: Handler | None) -> Iterator[None]:
     """Handle the signals in the block, and restore the former handling after it. For the main thread only.
 
-    Without a `handler` the first signal restores the former handling, and has no other effect.
+    Without a `handler` the first signal restores the former handling, and has no other effect. A signal that the
+    host program handles in C is left to it, because Python could not restore that handling.
     """
-    previous = {number: signal.getsignal(number) for number in numbers}
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    previous = {number: former for number, former in handlers.items() if former is not None}
 
     def restore(*_: object) -> None:
         for number, former in previous.items():
             signal.signal(number, former)
 
     try:
-        for number in numbers:
+        for number in previous:
             signal.signal(number, handler or restore)
         yield
     finally:

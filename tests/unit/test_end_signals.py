@@ -62,3 +62,12 @@ def test_first_signal_restores_the_former_handling_also_while_it_is_replaced(
     monkeypatch.setattr(signal, "signal", replace_and_raise)
     with end_signals.handle(end_signals.of_running_commands(), None):
         assert [signal.getsignal(number) for number in ALL] == [signal.SIG_DFL] * 3
+
+
+def test_signal_that_the_host_program_handles_in_c_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    get = signal.getsignal
+    monkeypatch.setattr(signal, "getsignal", lambda number: None if number == signal.SIGTERM else get(number))
+    with end_signals.handle(end_signals.of_running_commands(), signal.default_int_handler):
+        monkeypatch.undo()
+        assert [signal.getsignal(number) == signal.SIG_DFL for number in ALL] == [True, False, False]
+    assert [signal.getsignal(number) for number in ALL] == [signal.SIG_DFL] * 3
