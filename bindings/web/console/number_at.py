@@ -90,10 +90,7 @@ async def statement(request: Request[Any, Any, Any]) -> PageResponse:
     context = PageContext(request)
     search = await _search(context)
     in_full = bool(context.form.get("in_full"))
-    try:
-        reason = validation.reason(context.form.get("reason", ""))
-    except InvalidRequest as error:
-        return context.render("error.html", status=422, error=error, field_errors=error.field_errors)
+    reason = validation.reason(context.form.get("reason", ""))
     if in_full and not context.has_permission(Permission.REVEAL):
         raise problems.Forbidden("the role of your key does not see full phone numbers; nothing was shown")
 
