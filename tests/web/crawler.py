@@ -31,6 +31,7 @@ ID = re.compile(
 )
 TRACES = ("Traceback (most recent", "site-packages", "sqlalchemy", "psycopg", "sqlite3.", "jinja2")
 PER_TEMPLATE, WITH_QUERY = 3, 9  # addresses that differ by an id only, or by their query too
+PER_FAILURE = 3  # with a query: each reason of a failure has the same page
 LONG = "9" * 300
 WRONG_VALUES = (
     "",
@@ -214,7 +215,8 @@ class Crawl:
         self._visited.add(address)
         name = template(address)
         self._templates[name] += 1
-        if self._templates[name] <= (WITH_QUERY if "?" in address else PER_TEMPLATE):
+        with_query = PER_FAILURE if name.startswith("/failures/") else WITH_QUERY
+        if self._templates[name] <= (with_query if "?" in address else PER_TEMPLATE):
             self._queue.append(address)
 
     def _submit(self, form: Form, action: str) -> None:
