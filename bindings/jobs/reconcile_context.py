@@ -9,11 +9,12 @@ import logging
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bindings.domain.hold import HoldReason
+from bindings.domain.serialization import instant
 from bindings.errors import BindingsError
 from bindings.jobs.scan_evidence import ClockTolerance
 from bindings.store import holds, queries
@@ -21,7 +22,6 @@ from bindings.validation.fields import MAX_EXPIRE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import datetime
 
     from bindings.domain.binding import Binding
     from bindings.jobs.run_control import RunControl
@@ -84,7 +84,11 @@ class Findings:
         is_repeated = action == "observe" or case in ("odd_rows", "drifted")
         if is_repeated and self._cases_of[case] > MAX_REPEATED_CASES:
             return
-        details = {name: str(value) for name, value in facts.items() if value is not None}
+        details = {
+            name: instant(value) if isinstance(value, datetime) else str(value)
+            for name, value in facts.items()
+            if value is not None
+        }
         app = {} if app_id is None else {"app_id": app_id}
         self.cases.append({"case": case, "action": action} | app | details)
 

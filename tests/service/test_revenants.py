@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ from sqlalchemy import select
 
 from bindings import errors
 from bindings.domain.binding import EventKind, Reason, State
+from bindings.domain.serialization import instant
 from bindings.monitoring import health
 from bindings.monitoring.check import Check, Level
 from bindings.monitoring.health_metrics import health_metrics
@@ -66,6 +68,7 @@ def test_I4_live_row_of_an_ended_binding_holds_its_phones_until_its_end(
     assert harness.service.reconcile().revenants == 0, "the case is known"
     (case,) = harness.service.reports().data[1].cases
     assert (case["case"], case["binding_id"], case["bind_id"]) == ("revenants", ended.id, ended.bind_id)
+    assert instant(datetime.fromisoformat(case["ends_at"])) == case["ends_at"], "as in every other answer"
     assert harness.all_kinds().count(EventKind.HELD) == 1
 
 
