@@ -9,8 +9,10 @@ binding, again at each reconciliation that lists it. A row without a bindId is o
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
+from bindings.jobs.reconcile_orphans import is_held, orphan_holds
 from bindings.store import holds
 from bindings.validation.fields import MAX_EXPIRE_S
 
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
 
     from bindings.jobs.provider_scan import Scan
     from bindings.jobs.reconcile_context import Findings, ReconcileContext
+    from bindings.jobs.reconcile_orphans import HeldUntil
     from bindings.provider.outcome import OddRow
-    from bindings.store.database import Transaction
 
 MAX_NAMED = 5  # odd rows in the faults of a report; its cases name more
 
@@ -40,37 +42,39 @@ def hold_odd_rows(context: ReconcileContext, scan: Scan, findings: Findings) -> 
 
     A phone of a binding whose outcome is open is held already, and the odd row may be that binding.
     """
-    if context.observe_only(context.actions.orphan):
+    if not scan.unknown_odd_rows or context.observe_only(context.actions.orphan):
         return
     unsettled_phones = {
         phone.key for intent in context.unsettled(None) for phone in (intent.phone_a, intent.phone_b)
     }
+    held_until = orphan_holds(context, scan.app_id)
     for row in context.control.work_through(scan.unknown_odd_rows):
         with findings.isolate("hold", scan.app_id, bind_id=row.bind_id):
             if row.bind_id is not None and not unsettled_phones.intersection(phone.key for phone in row.phones):
-                _hold(context, row, row.bind_id, scan)
+                _hold(context, row, row.bind_id, scan, held_until)
 
 
-def _hold(context: ReconcileContext, row: OddRow, bind_id: str, scan: Scan) -> None:
+def _hold(context: ReconcileContext, row: OddRow, bind_id: str, scan: Scan, held_until: HeldUntil) -> None:
     tolerance = context.tolerance
     if not row.phones or (row.ends_at is not None and row.ends_at + tolerance.error < scan.ended_at):
         return
-
-    def work(tx: Transaction) -> bool:
-        now = tx.instant()
-        ends_at = row.ends_at or _next_hour(now) + timedelta(seconds=MAX_EXPIRE_S)
-        return holds.hold_orphan(
-            tx,
-            context.runtime.caller,
+    app_id = scan.app_id or holds.NO_APP
+    ends_at = row.ends_at or _next_hour(scan.ended_at) + timedelta(seconds=MAX_EXPIRE_S)
+    until = ends_at + tolerance.hold_error + context.guard_after(ends_at, scan.ended_at)
+    if is_held(held_until, app_id=app_id, bind_id=bind_id, phones=row.phones, until=until):
+        return
+    context.runtime.database.write(
+        partial(
+            holds.hold_orphan,
+            caller=context.runtime.caller,
             phones=row.phones,
             scope=context.runtime.settings.scope,
-            app_id=scan.app_id or holds.NO_APP,
+            app_id=app_id,
             bind_id=bind_id,
             origin_id=None,
-            held_until=ends_at + tolerance.hold_error + context.guard_after(ends_at, now),
+            held_until=until,
         )
-
-    context.runtime.database.write(work)
+    )
 
 
 def _next_hour(now: datetime) -> datetime:

@@ -158,17 +158,28 @@ def _new_in(
     if context.dry_run and action == "hold":
         findings.would_hold |= {phone.key for live_row in batch for phone in live_row.phones}
     now = context.runtime.database.clock()
-    to_hold = [live_row for live_row in batch if not _is_held(context, live_row, held_until, now)]
+    to_hold = [
+        live_row
+        for live_row in batch
+        if not is_held(
+            held_until,
+            app_id=live_row.app_id,
+            bind_id=live_row.row.bind_id,
+            phones=live_row.phones,
+            until=_held_until(context, live_row, now),
+        )
+    ]
     if not to_hold:
         return []
     return _would_hold(context, to_hold) if context.dry_run else _hold_batch(context, to_hold, findings)
 
 
-def _is_held(context: ReconcileContext, live_row: LiveRow, held_until: HeldUntil, now: datetime) -> bool:
-    """Return True if every phone of a row is held for long enough by a hold of that row."""
-    until = _held_until(context, live_row, now)
-    ends = (held_until.get((live_row.app_id, live_row.row.bind_id, phone.key), now) for phone in live_row.phones)
-    return all(end > now and end >= until for end in ends)
+def is_held(
+    held_until: HeldUntil, *, app_id: str, bind_id: str, phones: tuple[Phone, ...], until: datetime
+) -> bool:
+    """Return True if a hold of a row is in force for each of its phones that lasts until an instant or longer."""
+    ends = [held_until.get((app_id, bind_id, phone.key)) for phone in phones]
+    return all(end is not None and end >= until for end in ends)
 
 
 def _would_hold(context: ReconcileContext, batch: list[LiveRow]) -> list[LiveRow]:

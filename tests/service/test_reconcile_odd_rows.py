@@ -10,11 +10,14 @@ import pytest
 from bindings import errors
 from bindings.domain.binding import Reason, State
 from bindings.jobs import reconcile, reconcile_absences, reconcile_orphans, reconcile_rows
-from bindings.store import account
+from bindings.store import account, holds
 from tests.service.harness import APP, POOL, A, B, C, D, E, F, G, H, ServiceHarness
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from bindings.domain.binding import Caller
+    from bindings.store.database import Transaction
 
 ODD_ROWS: list[dict[str, Any]] = [
     {"phone_b": None},
@@ -148,6 +151,24 @@ def test_I4_phones_of_an_odd_row_are_held_while_it_is_listed(
     harness.clock.advance(61)
     harness.service.reconcile()
     assert harness.service.check(phone_a=C, phone_b=A, mode="AXB") == []
+
+
+def test_odd_row_that_is_held_for_long_enough_is_not_written_again(
+    harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_listed_row(harness, {"phone_b": None})
+    harness.service.reconcile()
+    written: list[str] = []
+    hold = holds.hold_orphan
+
+    def record_hold(tx: Transaction, caller: Caller, **facts: Any) -> bool:
+        written.append(facts["bind_id"])
+        return hold(tx, caller, **facts)
+
+    monkeypatch.setattr(holds, "hold_orphan", record_hold)
+    harness.clock.advance(60)
+    harness.service.reconcile()
+    assert written == []
 
 
 def test_odd_row_with_the_phone_of_a_doubt_is_not_held_for_a_foreign_binding(harness: ServiceHarness) -> None:
