@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from bindings.cli.options import RawValue
     from bindings.jobs.reconcile import ReconcileResult
-    from bindings.jobs.registry import JobSpec
+    from bindings.jobs.registry import Counts_co, JobSpec
     from bindings.store.pools import Pool
 
 LIST_NOT_READ = 5  # exit code, as for other calls without a response of the provider
@@ -38,12 +38,12 @@ REPORT_COUNTS = (
 CONTINUOUSLY = "`bindings scheduler` runs this job continuously."
 
 
-def job_command(job: JobSpec, *details: str) -> Callable[[Callable[..., None]], click.Command]:
+def job_command(job: JobSpec[Any], *details: str) -> Callable[[Callable[..., None]], click.Command]:
     """Return a decorator for the command of a job: its name and the first line of its help are the registry's."""
     return click.command(name=job.command, help="\n\n".join([f"{job.summary} {CONTINUOUSLY}", *details]))
 
 
-def _run(job: JobSpec, *, as_json: bool) -> Any:
+def _run(job: JobSpec[Counts_co], *, as_json: bool) -> Counts_co:
     from bindings.jobs.runner import JobRunner
 
     with context.open_service(as_json=as_json) as service:

@@ -10,13 +10,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from _typeshed import DataclassInstance
+
     from bindings.jobs.maintenance import Maintenance
     from bindings.settings import Settings
+
+
+Counts_co = TypeVar("Counts_co", bound="DataclassInstance", covariant=True)
 
 
 class Runs(Enum):
@@ -27,10 +32,10 @@ class Runs(Enum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class JobSpec:
+class JobSpec(Generic[Counts_co]):
     """One job: its name in logs, metrics and the table `passes`, what it does in one sentence, and how it runs.
 
-    `run` returns the job's counts, a dataclass. With `heartbeat` the end of a run is recorded in the database
+    `run` returns the job's counts. With `heartbeat` the end of a run is recorded in the database
     every few seconds, which readiness and `doctor` read. With `reads_list` the timer does not run it without an
     account, nor while the provider refuses its list. `has_work` is asked before a period is claimed: without work
     nothing is written. `command` is its command, `bindings COMMAND`; None if it has none.
@@ -38,7 +43,7 @@ class JobSpec:
 
     name: str
     summary: str
-    run: Callable[[Maintenance], Any]
+    run: Callable[[Maintenance], Counts_co]
     interval_s: Callable[[Settings], float]
     runs: Runs
     command: str | None

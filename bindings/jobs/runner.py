@@ -6,7 +6,7 @@ A job never runs while the database's clock cannot be trusted: what a wrong cloc
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bindings import telemetry
 from bindings.jobs.maintenance import Maintenance
@@ -14,7 +14,7 @@ from bindings.jobs.provider_lists import ProviderLists
 from bindings.store import job_runs
 
 if TYPE_CHECKING:
-    from bindings.jobs.registry import JobSpec
+    from bindings.jobs.registry import Counts_co, JobSpec
     from bindings.jobs.run_control import RunControl
     from bindings.lifecycle.runtime import Runtime
 
@@ -32,7 +32,7 @@ class JobRunner:
         self._lists = ProviderLists(runtime.settings.scan_calls_per_s, runtime.clock)
         self._last_heartbeats: dict[str, float] = {}
 
-    def run(self, job: JobSpec, control: RunControl | None = None) -> Any:
+    def run(self, job: JobSpec[Counts_co], control: RunControl | None = None) -> Counts_co:
         """Run a job now and return its counts. `Busy` if the database's clock cannot be trusted."""
         self._runtime.clocks.require_trusted_database()
         counts = _run(job, self._maintenance(control))
@@ -40,7 +40,9 @@ class JobRunner:
             self._record_heartbeat(job.name)
         return counts
 
-    def run_once_per_period(self, job: JobSpec, period_s: float, control: RunControl | None = None) -> Any | None:
+    def run_once_per_period(
+        self, job: JobSpec[Counts_co], period_s: float, control: RunControl | None = None
+    ) -> Counts_co | None:
         """Run a job unless it has no work or another replica has claimed this period.
 
         Returns its counts, or None if it was not run. A run that was stopped gives its period back: the next
@@ -76,6 +78,6 @@ class JobRunner:
             self._last_heartbeats[name] = now
 
 
-def _run(job: JobSpec, maintenance: Maintenance) -> Any:
+def _run(job: JobSpec[Counts_co], maintenance: Maintenance) -> Counts_co:
     with telemetry.job_span(job.name):
         return job.run(maintenance)

@@ -51,7 +51,7 @@ def main() -> None:
     with BindingService.open(**settings) as service:
         run = JobRunner.run
 
-        def report_and_run(runner: JobRunner, job: JobSpec, control: RunControl | None = None) -> Any:
+        def report_and_run(runner: JobRunner, job: JobSpec[Any], control: RunControl | None = None) -> Any:
             if job is EXPIRE:
                 report("sweep")
             return run(runner, job, control)
