@@ -19,7 +19,7 @@ from bindings.domain.binding import Holder
 from bindings.domain.text import FreeText
 from bindings.errors import InvalidRequest
 from bindings.failpoints import hit
-from bindings.store import erasure, partitions
+from bindings.store import erasure, protection
 from bindings.store.reserve import seconds_until
 from bindings.validation import requests as validation
 
@@ -156,7 +156,7 @@ class Erasure:
         return ErasureJournal(path)
 
     def _require_owner(self) -> None:
-        if self._database.postgres and not self._database.read(partitions.is_owner):
+        if self._database.postgres and not self._database.read(protection.role).owner:
             message = "must name the role that owns the tables: only that one may erase"
             raise InvalidRequest.of_field("BINDINGS_DATABASE_URL", message)
 

@@ -17,7 +17,7 @@ from bindings.errors import Busy
 from bindings.failpoints import hit
 from bindings.jobs.batches import run_in_batches
 from bindings.jobs.run_control import UNSTOPPED, RunControl
-from bindings.store import partitions, retention, seals
+from bindings.store import partitions, protection, retention, seals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +100,7 @@ def _dry_run(database: Database, before: datetime | None) -> RetentionResult:
         events=sum(partition.events for partition in droppable),
         partitions=len(droppable),
         partitions_waiting=len(ended) - len(droppable),
-        owner_needed=bool(droppable) and not database.read(partitions.is_owner),
+        owner_needed=bool(droppable) and not database.read(protection.role).owner,
         dry_run=True,
         **counts,
     )
@@ -140,7 +140,7 @@ class _Run:
         number = self._database.read(partitions.next_due, now)
         if number is None:
             return
-        if not self._database.read(partitions.is_owner):
+        if not self._database.read(protection.role).owner:
             self._owner_needed = True
             return
         try:
@@ -215,7 +215,7 @@ class _Run:
         droppable = partitions.droppable(self._database, ended, before=before, stays=kept_bindings)
         unfinished = self._database.read(partitions.half_detached)
         detached = self._database.read(partitions.detached_tables)
-        if not self._database.read(partitions.is_owner):
+        if not self._database.read(protection.role).owner:
             count = len(list(droppable))
             self._owner_needed |= bool(count or unfinished or detached)
             self._counts["partitions_waiting"] = len(ended) - count

@@ -47,7 +47,6 @@ _PARTITIONS = text(
     "SELECT relname, inhdetachpending, pg_get_expr(relpartbound, pg_class.oid)"
     " FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid WHERE inhparent = CAST('events' AS regclass)"
 )
-_OWNED = text("SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = CAST('events' AS regclass)")
 _REACHED = text("SELECT last_value FROM events_position_seq")
 _DETACHED = text(
     "SELECT relname FROM pg_class WHERE relkind = 'r' AND NOT relispartition"
@@ -81,11 +80,6 @@ class DroppablePartition:
     name: str
     events: int
     last: tuple[int, int]
-
-
-def is_owner(connection: Connection) -> bool:
-    """Return True if this role may change partitions."""
-    return bool(connection.execute(_OWNED).scalar())
 
 
 def list_partitions(connection: Connection) -> list[Partition]:

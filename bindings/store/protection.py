@@ -88,7 +88,9 @@ REPLICA = "replica"
 _ROLE: Select[*tuple[Any, ...]] = select(
     literal_column("current_user", Text).label("name"),
     literal_column(
-        "(SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = CAST('bindings' AS regclass))", Boolean
+        "(SELECT bool_and(pg_has_role(relowner, 'USAGE')) FROM pg_class"
+        " WHERE oid IN (CAST('bindings' AS regclass), CAST('events' AS regclass)))",
+        Boolean,
     ).label("owner"),
     literal_column(
         "ARRAY(SELECT CAST(relname AS text) FROM pg_class WHERE relkind IN ('r', 'p') AND row_security_active(oid)"
