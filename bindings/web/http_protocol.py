@@ -68,9 +68,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._refuse(Busy("too many connections to this process", retry_after_s=RETRY_AFTER_S))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Stop waiting, also for another request: for that uvicorn keeps a connection that was reset in memory."""
         self._open_connections.remove(self, self._address)
         self._stop_timer()
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

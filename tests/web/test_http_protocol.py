@@ -8,6 +8,7 @@ import inspect
 import json
 import re
 import socket
+import struct
 import threading
 from contextlib import suppress
 from ipaddress import ip_network
@@ -300,6 +301,19 @@ def test_refused_head_request_has_no_body_and_names_other_methods(listening: Run
     assert (status(answer), body) == (405, b"")
     [allow] = [line for line in head.splitlines() if line.lower().startswith(b"allow:")]
     assert (b"POST" in allow, b"HEAD" in allow) == (True, False)
+
+
+def test_connection_that_its_client_resets_waits_for_no_other_request(listening: Running) -> None:
+    """Otherwise it stays in memory, with its last request, for as long as an idle connection stays open."""
+    with connect(listening) as connection:
+        connection.sendall(get("/livez").replace(b"Connection: close\r\n", b""))
+        assert connection.recv(1_000)
+        address = connection.getsockname()
+        open_connections: set[Any] = {*listening.uvicorn.server_state.connections}
+        [protocol] = [item for item in open_connections if item.client == address]
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close resets
+    wait_for(lambda: protocol.parser is None)
+    assert protocol.timeout_keep_alive_task is None
 
 
 UPGRADE = ("Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA")
@@ -657,6 +671,7 @@ def test_uvicorn_has_the_attributes_of_its_protocol_that_are_read() -> None:
 
     protocol, cycle = asyncio.run(attributes())
     assert {"client", "cycle", "transport", "loop", "pipeline", "flow", "parser", "headers"} <= protocol
+    assert "timeout_keep_alive_task" in protocol
     assert {"response_complete", "keep_alive", "more_body"} <= cycle
 
 
