@@ -70,7 +70,7 @@ def apply_absences(context: ReconcileContext, first: Scan, second: Scan, finding
     has_our_phones = not (first.other_pairs or second.other_pairs)
     rows = first.unexplained_rows + second.unexplained_rows
     for doubt in context.control.work_through(context.still_unsettled(app_id, findings)):
-        is_listed = any(scan_evidence.same_pair(row, doubt) for row in rows)
+        is_listed = any(scan_evidence.may_be_same_pair(row, doubt) for row in rows)
         is_provable = has_our_phones and scan_evidence.absence_provable(doubt, first, second, tolerance)
         if is_listed or not is_provable:
             continue

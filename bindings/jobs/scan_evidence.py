@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 READING_ERROR_S = 2.0  # expireTime is cut to whole seconds, and so is the Date that the skew comes from
 ERROR_STEP = timedelta(seconds=10)
 LIST_LAG = timedelta(seconds=60)  # how long the provider's list may take to show a change
+LAST_DIGITS = 7  # of a phone, that it has in every notation
 ZONE_MISFIT_S = 600.0  # nothing but a wrong zone moves every row by ten minutes or more ...
 LONGEST_ZONE_MISFIT_S = 27 * 3_600.0  # ... and no zone moves one by more than the 26 hours between two of them
 
@@ -54,6 +55,15 @@ class ClockTolerance:
 def same_pair(row: ProviderBinding, binding: Binding) -> bool:
     """Return True if a row has the two phones of a binding, as A and B or swapped."""
     return {row.phone_a.key, row.phone_b.key} == {binding.phone_a.key, binding.phone_b.key}
+
+
+def may_be_same_pair(row: ProviderBinding, binding: Binding) -> bool:
+    """Return True if a row may have the two phones of a binding: their last digits are the same.
+
+    A list may write some phones without their country code, or with a trunk prefix.
+    """
+    row_ends = {phone.key[-LAST_DIGITS:] for phone in (row.phone_a, row.phone_b)}
+    return row_ends == {phone.key[-LAST_DIGITS:] for phone in (binding.phone_a, binding.phone_b)}
 
 
 def same_numbers(row: ProviderBinding, binding: Binding) -> bool:

@@ -337,6 +337,20 @@ def test_list_with_phones_in_another_notation_proves_no_doubt_absent(harness: Se
     assert harness.service.get(listed.id).state is State.ACTIVE
 
 
+@pytest.mark.parametrize("prefix", ["", "0"])
+def test_doubt_whose_row_alone_is_in_another_notation_is_not_absent(harness: ServiceHarness, prefix: str) -> None:
+    harness.bind(C, D)
+    doubt = put_in_doubt(harness)
+    row = next(entry for entry in harness.simulator.ledger if entry.phone_a == A)
+    national = {"phone_a": prefix + B[2:], "phone_b": prefix + A[2:]}
+    harness.simulator.list_as(row.bind_id, national)
+    harness.clock.advance(400)
+    assert harness.service.reconcile().absent == 0
+    assert harness.service.get(doubt).state is State.IN_DOUBT
+    harness.simulator.remove_binding(str(row.bind_id))
+    assert harness.service.reconcile().absent == 1
+
+
 def mark_restored_later(harness: ServiceHarness) -> None:
     """Let the bindings grow older than the list's lag, and record then that the database was restored."""
     harness.clock.advance(61)
