@@ -3,14 +3,11 @@
 Each webhook with work has a worker: it turns new events into deliveries, leases those that are due, sends a few at
 a time, and records the results. A result is recorded only after the receiver answered, so that a sender that is
 killed sends again and loses nothing. A worker stops at the first failure, and a receiver that accepted nothing is
-not tried again for a few seconds. Which worker may start is decided in `lanes`.
-
-A message holds no phone and no middle number, and nothing else that the receiver could not query.
+not tried again for a few seconds. Which worker may start is decided in `lanes`, what is sent in `messages`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import threading
@@ -20,14 +17,12 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from uuid_utils import uuid7
 
 from bindings import errors, http_transport, telemetry
 from bindings.domain.addresses import is_public
-from bindings.domain.binding import EventKind
-from bindings.domain.serialization import instant
 from bindings.extras import require_extra
 from bindings.fork_safety import ProcessMark
 from bindings.http_transport import Reply
@@ -37,7 +32,7 @@ from bindings.store import deliveries, webhooks
 from bindings.store.deliveries import Result
 from bindings.store.events import TRACEPARENT
 from bindings.validation import requests as validation
-from bindings.webhooks import lanes
+from bindings.webhooks import lanes, messages
 from bindings.webhooks.lanes import Lanes, Pace
 
 with require_extra("server"):
@@ -48,7 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Self
 
-    from bindings.domain.binding import Event
     from bindings.lifecycle.clock_monitor import ClockMonitor
     from bindings.lifecycle.runtime import Runtime
     from bindings.settings import Network
@@ -77,16 +71,6 @@ PRUNED = 1_000  # deliveries in one transaction
 DELIVERED_KEPT_S = 7 * 86_400.0
 DEAD_KEPT_S = 30 * 86_400.0
 RESULTS = ("delivered", "failed", "dead")
-
-_TYPES: dict[str, str] = {
-    EventKind.HELD: "hold.began",
-    EventKind.HOLD_ENDED: "hold.ended",
-    EventKind.POOL_LOW: "pool.low",
-    EventKind.EXPORTED: "audit.exported",
-    EventKind.ADMINISTERED: "audit.administered",
-    EventKind.SEALED: "log.sealed",
-}
-_POOL_FIELDS = ("app_id", "pool_number", "why", "live", "capacity")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,7 +130,7 @@ def send_test(runtime: Runtime, webhook_id: str) -> WebhookResponse:
     return post(
         target,
         str(uuid7()),
-        _json({"type": "test", "timestamp": instant(signed_at), "data": {}}),
+        messages.of_test(signed_at),
         http_transport.tls_context(),
         signed_at=signed_at,
         networks=runtime.settings.webhook_networks,
@@ -332,7 +316,7 @@ class WebhookSender:
             response = post(
                 target,
                 delivery.id,
-                body_of(delivery.event),
+                messages.body_of(delivery.event),
                 self._tls,
                 signed_at=_signing_time(self._database, self._clocks),
                 networks=self._networks,
@@ -429,40 +413,5 @@ def _headers(secrets: Sequence[str], message_id: str, body: bytes, signed_at: da
     }
 
 
-def type_of(kind: str) -> str:
-    """Return the `type` of the messages of a kind of event."""
-    return _TYPES.get(kind, f"binding.{kind}")
-
-
-def body_of(event: Event) -> bytes:
-    """Return the message of an event, without phones and middle numbers.
-
-    The same bytes in every attempt, unless the binding is deleted meanwhile: then `reference` is null.
-    """
-    data: dict[str, Any] = {
-        "binding_id": event.binding_id,
-        "reference": event.reference,
-        "sequence": event.sequence,
-        "kind": event.kind,
-        "at": instant(event.at),
-        "cursor": event.cursor,
-    }
-    if TRACEPARENT in event.detail:
-        data[TRACEPARENT] = event.detail[TRACEPARENT]
-    if event.kind is EventKind.POOL_LOW:
-        data |= {name: event.detail[name] for name in _POOL_FIELDS if name in event.detail}
-    if event.kind is EventKind.ADMINISTERED:
-        data["act"] = event.detail["act"]
-    if event.kind is EventKind.SEALED:
-        data["head"] = event.detail["head"]
-    if event.kind is EventKind.EXPIRES_SOON and "expires_at" in event.detail:  # not in those of earlier versions
-        data["expires_at"] = instant(datetime.fromisoformat(event.detail["expires_at"]))
-    return _json({"type": type_of(event.kind), "timestamp": data["at"], "data": data})
-
-
 def _new_id() -> str:
     return str(uuid7())
-
-
-def _json(message: dict[str, Any]) -> bytes:
-    return json.dumps(message, separators=(",", ":")).encode()

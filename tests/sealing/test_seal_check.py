@@ -19,7 +19,7 @@ from bindings.monitoring.health_metrics import health_metrics
 from bindings.monitoring.seal_check import seals_in_time
 from bindings.sealing.seals import Seal, SealBody, cursor
 from bindings.store import seals
-from bindings.webhooks.sender import body_of
+from bindings.webhooks.messages import body_of
 from tests.service.harness import NOON, C, D, ServiceHarness, feed_has_caught_up
 
 if TYPE_CHECKING:

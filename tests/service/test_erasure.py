@@ -29,7 +29,7 @@ from bindings.store.account import register_scope
 from bindings.store.schema import bindings, metadata, searches
 from bindings.store.schema import events as events_table
 from bindings.store.sessions import Search
-from bindings.webhooks.sender import body_of
+from bindings.webhooks.messages import body_of
 from tests.service.harness import POOL, A, B, C, D, E, ServiceHarness, assert_sound, feed_has_caught_up, in_threads
 from tests.service.phone_keys import PLAIN, SEALED
 from tests.web.seed_states import DiedError, dies_at

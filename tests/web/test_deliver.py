@@ -26,16 +26,16 @@ from bindings.store import deliveries as stored_deliveries
 from bindings.store import events, reserve
 from bindings.store import webhooks as stored
 from bindings.store.deliveries import Result
+from bindings.webhooks import messages
 from bindings.webhooks import sender as sending
+from bindings.webhooks.messages import body_of, type_of
 from bindings.webhooks.sender import (
     RETRIES_S,
     DeliverResult,
     WebhookSender,
-    body_of,
     deliver_pending,
     prune,
     send_test,
-    type_of,
 )
 from tests import deliveries
 from tests.provider.sockets import Server, drips, resets, says, stays_silent
@@ -745,7 +745,7 @@ def test_worker_exception_is_logged_by_type_only(
     def breaks(*_: object) -> None:
         raise RuntimeError("whsec_secret")
 
-    monkeypatch.setattr(sending, "body_of", breaks)
+    monkeypatch.setattr(messages, "body_of", breaks)
     assert deliver_all(harness).delivered == 0
     assert any("RuntimeError" in line for line in caplog.messages)
     assert "whsec_secret" not in caplog.text

@@ -14,7 +14,7 @@ import pytest
 
 from bindings.domain.binding import EventKind
 from bindings.web.api import openapi, samples
-from bindings.webhooks import sender
+from bindings.webhooks import messages
 from tests.web.conftest import alone
 
 CLIENTS = Path(__file__).parents[2] / "clients"
@@ -23,7 +23,7 @@ CLIENTS = Path(__file__).parents[2] / "clients"
 def _message_schema(kind: EventKind) -> dict[str, Any]:
     """Return the schema of a message, in which every field is known and needed."""
     document = json.loads(openapi.document_bytes())
-    body = document["webhooks"][sender.type_of(kind)]["post"]["requestBody"]["content"]["application/json"]
+    body = document["webhooks"][messages.type_of(kind)]["post"]["requestBody"]["content"]["application/json"]
     strict: dict[str, Any] = body["schema"] | {"additionalProperties": False, "components": document["components"]}
     for schema in strict["components"]["schemas"].values():
         if "properties" in schema:
@@ -33,7 +33,7 @@ def _message_schema(kind: EventKind) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", EventKind)
 def test_message_of_each_kind_is_what_the_document_says(kind: EventKind) -> None:
-    message = json.loads(sender.body_of(samples.event_of(kind)))
+    message = json.loads(messages.body_of(samples.event_of(kind)))
     validator = jsonschema_rs.Draft202012Validator(_message_schema(kind), validate_formats=True)
     assert [str(error) for error in validator.iter_errors(message)] == []
 

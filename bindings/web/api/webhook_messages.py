@@ -1,6 +1,6 @@
 """The webhooks of the OpenAPI document: for each kind of event the message that a receiver gets.
 
-The messages are made in `bindings.webhooks.sender`; here are their schemas.
+The messages are made in `bindings.webhooks.messages`; here are their schemas.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from bindings.domain.binding import EventKind
 from bindings.store.webhooks import ONLY_BY_NAME
 from bindings.web.api import samples, schemas
-from bindings.webhooks import sender
+from bindings.webhooks import messages
 
 if TYPE_CHECKING:
     Json = dict[str, Any]
@@ -88,7 +88,7 @@ _HEADERS = {
 
 def operations() -> dict[str, Json]:
     """Return the webhooks by the type of their messages."""
-    return {sender.type_of(kind): {"post": _operation(kind)} for kind in EventKind}
+    return {messages.type_of(kind): {"post": _operation(kind)} for kind in EventKind}
 
 
 def _operation(kind: EventKind) -> Json:
@@ -107,7 +107,7 @@ def _operation(kind: EventKind) -> Json:
             "content": {
                 "application/json": {
                     "schema": _message(kind),
-                    "examples": {"usual": {"value": msgspec.Raw(sender.body_of(samples.event_of(kind)))}},
+                    "examples": {"usual": {"value": msgspec.Raw(messages.body_of(samples.event_of(kind)))}},
                 }
             },
         },
@@ -123,7 +123,7 @@ def _message(kind: EventKind) -> Json:
         "type": "object",
         "required": ["type", "timestamp", "data"],
         "properties": {
-            "type": {"const": sender.type_of(kind)},
+            "type": {"const": messages.type_of(kind)},
             "timestamp": {"type": "string", "format": "date-time"},
             "data": schemas.reference(_DATA.get(kind, WebhookData)),
         },
