@@ -28,7 +28,7 @@ from bindings.domain.hold import HoldReason
 from bindings.failpoints import hit
 from bindings.jobs import provider_scan, scan_evidence
 from bindings.jobs.reconcile_absences import apply_absences, live_bindings_seen, needs_second_scan
-from bindings.jobs.reconcile_context import Actions, Findings, ReconcileContext
+from bindings.jobs.reconcile_context import Actions, Findings, ReconcileContext, Suspicion
 from bindings.jobs.reconcile_odd_rows import hold_odd_rows, report_odd_rows
 from bindings.jobs.reconcile_rows import apply_rows
 from bindings.store import account, holds, queries, reports
@@ -65,9 +65,10 @@ class ReconcileResult:
     `scans` were read, `incomplete` of them not to the end. `unproved` scans reached the end and prove no absence:
     the list has fewer rows than it says, or `odd_rows`, which do not match the provider's documents. What they
     list is used. `failures` are rows and bindings whose handling failed. `faults` says all of that in words,
-    `notes` say what else is remarkable. `scan_s` is how long the longest scan took. `unresolved` doubts stay open;
-    `observed` cases were only reported, because a setting says so. `zone_misfit_s` is how far the provider's times
-    are from ours if that cannot be drift: BINDINGS_PROVIDER_ZONE is wrong then, and nothing is concluded.
+    `notes` say what else is remarkable, `suspicions` are the codes of what counts only if later runs see it too.
+    `scan_s` is how long the longest scan took. `unresolved` doubts stay open; `observed` cases were only reported,
+    because a setting says so. `zone_misfit_s` is how far the provider's times are from ours if that cannot be
+    drift: BINDINGS_PROVIDER_ZONE is wrong then, and nothing is concluded.
     `stopped`: the process was asked to end; what was not done is left to the next run.
     `made_good`: this was the full scan that a restored database required, and binds continue. `report_id` names
     the stored report, `reason` is the operator's.
@@ -92,6 +93,7 @@ class ReconcileResult:
     scan_s: float = 0.0
     faults: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    suspicions: tuple[str, ...] = ()
     dry_run: bool = False
     stopped: bool = False
     made_good: bool = False
@@ -185,6 +187,7 @@ def _report(
         stopped=context.control.is_stopping(),
         notes=tuple(dict.fromkeys(findings.notes)),
         faults=tuple(dict.fromkeys(findings.scan_faults)),
+        suspicions=tuple(sorted(findings.suspicions)),
         dry_run=context.dry_run,
         reason=reason,
     )
@@ -254,16 +257,15 @@ def _require_live_binding(context: ReconcileContext, scan: Scan, findings: Findi
     live = live_bindings_seen(context, scan, since=scan.started_at, until=scan.ended_at)
     if live.listed_count or not live.missing:
         return
-    fault = NONE_LISTED.format(scan.app_id or "the account")
+    suspicion = Suspicion.NONE_LISTED.of(scan.app_id)
+    findings.suspicions.add(suspicion)
     database = context.runtime.database
     required_since = account.full_scan_required_since(database) or scan.started_at
     a_minute_ago = scan.started_at - scan_evidence.LIST_LAG, str(UUID(int=0))
     earlier = database.read(reports.newest, before=a_minute_ago, limit=RECENT_REPORTS, cases=False)
-    if not any(
-        report.began_at >= required_since and fault in report.counts.get("faults", ()) for report in earlier
-    ):
+    if not any(report.began_at >= required_since and report.has_suspicion(suspicion) for report in earlier):
         findings.counts["incomplete"] += 1
-        findings.scan_faults.append(fault)
+        findings.scan_faults.append(NONE_LISTED.format(scan.app_id or "the account"))
 
 
 def _scan_again(

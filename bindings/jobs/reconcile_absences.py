@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from bindings.domain.binding import Reason, State
 from bindings.domain.hold import HoldReason
 from bindings.jobs import scan_evidence
+from bindings.jobs.reconcile_context import Suspicion
 from bindings.jobs.scan_evidence import LiveBindingsListed
 from bindings.store import holds, queries, reports, settle
 from bindings.store.bindings import get
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 # Up to so many missing bindings, or up to this share of the live ones, are ended as soon as two scans miss them.
 FEW_MISSING = 10
 FEW_MISSING_SHARE = 0.1
-MANY_MISSING = "the list lacks many bindings"
 LONG_MISSED = timedelta(minutes=10)
 REPORTS_OF_LONG_MISSED = 700  # a run may begin every second
 
@@ -111,17 +111,18 @@ def _may_end(context: ReconcileContext, scan: Scan, live: LiveBindingsListed, fi
     missing, total = len(live.missing), len(live.missing) + live.listed_count
     if missing <= max(FEW_MISSING, FEW_MISSING_SHARE * total):
         return True
-    subject = f"{MANY_MISSING} of {scan.app_id or 'the account'}:"
+    suspicion = Suspicion.MANY_MISSING.of(scan.app_id)
+    findings.suspicions.add(suspicion)
     findings.notes.append(
-        f"{subject} {missing} of {total} active here; they are ended when every run that read the whole list has"
-        " missed many for 10 minutes"
+        f"the list lacks many bindings of {scan.app_id or 'the account'}: {missing} of {total} active here; they"
+        " are ended when every run that read the whole list has missed many for 10 minutes"
     )
     now = context.runtime.database.clock()
     missed_since = now
     for report in context.runtime.database.read(
         reports.newest, before=None, limit=REPORTS_OF_LONG_MISSED, cases=False
     ):
-        if any(note.startswith(subject) for note in report.counts.get("notes", ())):
+        if report.has_suspicion(suspicion):
             missed_since = min(missed_since, report.began_at)
         elif report.proves_absence:
             break

@@ -10,6 +10,7 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,17 @@ class Actions:
     drift: str = "narrow"  # narrow, observe
 
 
+class Suspicion(StrEnum):
+    """What a list shows that counts only if later runs see it too: a part of the list may be away for a moment."""
+
+    NONE_LISTED = "none_listed"
+    MANY_MISSING = "many_missing"
+
+    def of(self, app_id: str | None) -> str:
+        """Return the code with its application, as the report keeps it; None is the list of the account."""
+        return self if app_id is None else f"{self}:{app_id}"
+
+
 @dataclass(kw_only=True, slots=True)
 class Findings:
     """The counts of `ReconcileResult`, the cases of the report, and what is said about the scans, so far.
@@ -58,6 +70,7 @@ class Findings:
     cases: list[dict[str, Any]] = field(default_factory=list)
     scan_faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    suspicions: set[str] = field(default_factory=set)
     scan_s: float = 0.0
     zone_misfit_s: float = 0.0
     under_another_id: set[str] = field(default_factory=set)

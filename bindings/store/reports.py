@@ -46,6 +46,10 @@ class Report:
         counts = "incomplete", "unproved", "stopped", "zone_misfit_s"
         return not any(self.counts.get(count) for count in counts)
 
+    def has_suspicion(self, suspicion: str) -> bool:
+        """Return whether the run had the suspicion; the reports of earlier versions have none."""
+        return suspicion in self.counts.get("suspicions", ())
+
 
 _COLUMNS = sql.columns(reports, Report)
 _WITHOUT_CASES = tuple(column for column in _COLUMNS if column.name != "cases")

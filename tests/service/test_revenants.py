@@ -284,6 +284,7 @@ def test_many_missing_bindings_are_ended_when_runs_have_missed_them_for_ten_minu
         assert counts.ghosts == 0
         [note] = counts.notes
         assert note.startswith(f"the list lacks many bindings of {APP}: 11 of 30 active here; they are ended when")
+        assert counts.suspicions == (f"many_missing:{APP}",)
         harness.clock.advance(300)
     assert harness.service.get(missing[0].id).state is State.ACTIVE
     assert harness.service.reconcile().ghosts == 11

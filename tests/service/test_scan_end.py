@@ -365,6 +365,7 @@ def test_restored_database_waits_if_a_list_is_empty_for_a_moment(harness: Servic
     harness.simulator.list_as(int(binding.bind_id or 0), hidden=True)
     first = harness.service.reconcile()
     assert (first.made_good, first.faults) == (False, (reconcile.NONE_LISTED.format(APP),))
+    assert first.suspicions == (f"none_listed:{APP}",)
     harness.simulator.list_as(int(binding.bind_id or 0))
     assert harness.service.reconcile().made_good
 
@@ -389,11 +390,14 @@ def test_reports_of_earlier_versions_may_lack_faults_and_notes(harness: ServiceH
     assert (counts.ghosts, counts.failures, len(counts.notes)) == (0, 0, 1)
 
 
-def test_restored_database_continues_if_two_runs_list_none_of_its_bindings(harness: ServiceHarness) -> None:
+def test_restored_database_continues_if_two_runs_list_none_of_its_bindings(
+    harness: ServiceHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     binding = harness.bind(A, B)
     mark_restored_later(harness)
     harness.simulator.remove_binding(str(binding.bind_id))
     assert not harness.service.reconcile().made_good
+    monkeypatch.setattr(reconcile, "NONE_LISTED", "another version has other words")
     assert not harness.service.reconcile().made_good, "it is the same moment"
     harness.clock.advance(61)
     assert harness.service.reconcile().made_good
