@@ -63,8 +63,8 @@ def _export_options(command: Callable[..., None]) -> Callable[..., None]:
         options.as_json,
         _output_option,
         click.option("--format", "row_format", metavar="csv|ndjson", help="Default: csv; with --json: ndjson."),
-        click.option("--to", "until", metavar="TIME", help="Only before this time; later than --from."),
-        click.option("--from", "since", metavar="TIME", help="Only at or after this time."),
+        options.time_option("--to", "--until", "until", help_text="Only before this time; later than --from."),
+        options.time_option("--from", "--since", "since", help_text="Only at or after this time."),
     ):
         command = option(command)
     return command
@@ -75,14 +75,17 @@ def _export_options(command: Callable[..., None]) -> Callable[..., None]:
 @options.reveal_options
 def bindings(
     *,
-    since: str | None,
-    until: str | None,
+    since: str | datetime | None,
+    until: str | datetime | None,
     row_format: str | None,
     path: str | None,
     reveal_reason: str | None,
     as_json: bool,
 ) -> None:
-    """Export bindings in the order of their request time, oldest first."""
+    """Export bindings in the order of their request time, oldest first.
+
+    TIME is a time with a zone, such as 2026-11-23T14:32:00Z, or how long ago it was: 90min, 24h or 7d.
+    """
     from bindings.domain.binding import Binding
     from bindings.domain.search_filters import Order, SearchFilters
     from bindings.validation import requests as validation
@@ -109,9 +112,17 @@ def bindings(
 @export.command()
 @_export_options
 def events(
-    *, since: str | None, until: str | None, row_format: str | None, path: str | None, as_json: bool
+    *,
+    since: str | datetime | None,
+    until: str | datetime | None,
+    row_format: str | None,
+    path: str | None,
+    as_json: bool,
 ) -> None:
-    """Export events of a period, in the order of the change feed. Events contain no phones."""
+    """Export events of a period, in the order of the change feed. Events contain no phones.
+
+    TIME is a time with a zone, such as 2026-11-23T14:32:00Z, or how long ago it was: 90min, 24h or 7d.
+    """
     from bindings.domain.binding import Event
     from bindings.validation import requests as validation
 

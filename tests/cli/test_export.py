@@ -215,6 +215,14 @@ def test_period_that_ends_before_it_starts_is_refused(shell: Shell, tmp_path: Pa
 
 
 @pytest.mark.parametrize("command", ["bindings", "events"])
+def test_period_may_say_how_long_ago_it_began_and_ended(shell: Shell, command: str) -> None:
+    shell.bind()
+    whole = shell.run("export", command, "--from", "1h", "--json")
+    assert (whole.code, len(whole.out.splitlines()) > 0) == (0, True)
+    assert shell.run("export", command, "--since", "2h", "--until", "1h", "--json").out == ""
+
+
+@pytest.mark.parametrize("command", ["bindings", "events"])
 def test_export_is_recorded_with_its_rows_and_hash(shell: Shell, tmp_path: Path, command: str) -> None:
     shell.bind()
     at, target = shell.bind(C, D).json["requested_at"], tmp_path / "out.csv"
