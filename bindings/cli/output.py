@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,9 @@ NO_COLOURS: Mapping[str, str] = {}
 
 
 def message(text: str) -> None:
-    """Print a message on stderr."""
-    click.echo(text, err=True)
+    """Print a message on stderr, if that can be written: a full disk must not keep a service from starting."""
+    with suppress(OSError):
+        click.echo(text, err=True)
 
 
 def emit(value: Any, *, revealed: bool = False) -> None:

@@ -51,6 +51,11 @@ def test_command_with_closed_streams_does_its_work(shell: Shell, redirection: st
     assert [row["state"] for row in shell.run("list", "--reference", "r", "--json").json["data"]] == ["active"]
 
 
+def test_command_whose_messages_cannot_be_written_does_its_work(shell: Shell) -> None:
+    for command in ("list --state expired", "doctor"):
+        assert (command, run(shell, command, "2>/dev/full").returncode) == (command, 0)
+
+
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
 def test_exit_code_of_an_error_that_cannot_be_shown_is_its_own(shell: Shell, redirection: str) -> None:
     assert run(shell, f"get {ID}", redirection).returncode == 4
