@@ -210,6 +210,7 @@ def test_detached_partition_is_red_and_named_by_each_write(
             "the partition of the table events for new ones is missing or detached, so nothing can be recorded",
         )
         assert check.todo is not None
+        assert check.todo.startswith("attach it again: ALTER TABLE events ATTACH PARTITION ... FOR VALUES FROM (")
         _run(database, check.todo.removeprefix("attach it again: ").replace("...", "events_start"))
         assert of_integrity(database).level is Level.OK
         database.write(write)
