@@ -87,8 +87,8 @@ def begin(
 
     The phones of both bindings are locked, and the request is checked against everything except the predecessor.
     The successor waits for at most `wait_s` seconds. It and its key belong to the actor of the predecessor: so an
-    application still sees its order after an admin has replaced a party. `force`: also if its pool had no number
-    left just now.
+    application still sees its order after an admin has replaced a party. A predecessor that is in use is kept if
+    the pool had no number left just now, unless `force` is set.
 
     Safe to repeat with the same `successor_id`, as `reserve.reserve`. Raises `PredecessorChanged`.
     """
@@ -114,13 +114,14 @@ def begin(
     if (replayed := _replay(tx, request, caller, now, owner=owner)) is not None:
         return replayed
     current = _expired_if_past_end(tx, get(tx, predecessor.id), caller, now)
+    is_in_use = current.state is State.ACTIVE and current.unbind_requested_at is None
     refusal = _why_not_replaceable(tx, current, caller, now) or _why_not_now(
         tx,
         request,
         limits,
         now,
         is_scan_owed=scan_owed_since is not None,
-        refused_at=None if force else refused_at,
+        refused_at=refused_at if is_in_use and not force else None,  # one that has ended cannot be lost
     )
     if refusal is not None:
         return refusal

@@ -306,7 +306,7 @@ def test_same_call_goes_on_after_a_refusal_of_the_successor(harness: ServiceHarn
     assert (failed.state, failed.idempotency_key) == (State.FAILED, None)
     assert harness.service.check(phone_a=A, phone_b=C, mode="AXB") == [], "no hold after -35"
     assert failed.id not in str(harness.database.read(holds.live, "default", harness.clock.at))
-    successor = harness.service.replace(binding.id, phone_b=C, idempotency_key="k", force=True)
+    successor = harness.service.replace(binding.id, phone_b=C, idempotency_key="k")
     assert successor.replaces == binding.id
     assert harness.service.get(binding.id).replaced_by == successor.id
     assert harness.received("unbind") == 1
@@ -324,6 +324,18 @@ def test_lost_pool_refuses_before_anything_is_lost(harness: ServiceHarness) -> N
     assert harness.service.lookup(phone=B) == [binding]
     harness.clock.advance(60)
     assert harness.service.replace(binding.id, phone_b=C).state is State.ACTIVE
+
+
+def test_retry_after_an_empty_pool_says_that_the_predecessor_has_ended(harness: ServiceHarness) -> None:
+    """A client whose first response was lost would otherwise take the binding for one that was kept."""
+    binding = harness.bind(A, B)
+    harness.simulator.script(NO_NUMBER, times=2, on="bind")
+    for _ in range(2):
+        with pytest.raises(errors.NoMiddleNumber) as refused:
+            harness.service.replace(binding.id, phone_b=C, idempotency_key="k")
+        assert (refused.value.predecessor_ended, refused.value.retry_after_s) == (True, 60)
+    assert harness.service.replace(binding.id, phone_b=C, idempotency_key="k").state is State.ACTIVE
+    assert harness.received("unbind") == 1
 
 
 def test_conflict_and_open_circuit_refuse_before_anything_is_lost(harness: ServiceHarness) -> None:
