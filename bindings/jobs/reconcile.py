@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from bindings.domain.binding import State
 from bindings.domain.hold import HoldReason
 from bindings.failpoints import hit
 from bindings.jobs import provider_scan, scan_evidence
@@ -51,6 +52,10 @@ RECENT_REPORTS = 20
 NONE_LISTED = (
     "the list of {} has none of the bindings that are active here: binds wait until a run at least a minute later"
     " has seen the same"
+)
+LISTED_DOUBTS = (
+    "{} binding(s) in doubt stay open although the list has a row with their phones: its mode, its end or its"
+    " notation of the phones differs, or more than one fits"
 )
 UNDER_ANOTHER_ID = (
     "the list has {} active binding(s) under a bindId that is unknown here: they are not taken for ended, nor for"
@@ -229,7 +234,16 @@ def _reconcile_app(
         _confirm(context, first, source, findings)
     if context.full_scan_required and first.complete:
         _require_live_binding(context, first, findings)
-    findings.counts["unresolved"] += len(context.still_unsettled(app_id, findings))
+    unresolved = context.still_unsettled(app_id, findings)
+    findings.counts["unresolved"] += len(unresolved)
+    listed_pairs = set(map(scan_evidence.last_digits, first.unknown_rows))
+    listed_doubts = [
+        binding
+        for binding in unresolved
+        if binding.state is State.IN_DOUBT and scan_evidence.last_digits(binding) in listed_pairs
+    ]
+    if listed_doubts and context.actions.doubt == "adopt":
+        findings.notes.append(LISTED_DOUBTS.format(len(listed_doubts)))
 
 
 def _apply(context: ReconcileContext, scan: Scan, findings: Findings) -> None:

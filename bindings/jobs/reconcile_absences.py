@@ -68,9 +68,9 @@ def apply_absences(context: ReconcileContext, first: Scan, second: Scan, finding
     if ghosts or context.control.is_stopping():
         return  # scans that miss what should be listed prove no other absence; the next ones may
     has_our_phones = not (first.other_pairs or second.other_pairs)
-    rows = first.unexplained_rows + second.unexplained_rows
+    listed_pairs = set(map(scan_evidence.last_digits, first.unexplained_rows + second.unexplained_rows))
     for doubt in context.control.work_through(context.still_unsettled(app_id, findings)):
-        is_listed = any(scan_evidence.may_be_same_pair(row, doubt) for row in rows)
+        is_listed = scan_evidence.last_digits(doubt) in listed_pairs
         is_provable = has_our_phones and scan_evidence.absence_provable(doubt, first, second, tolerance)
         if is_listed or not is_provable:
             continue

@@ -57,13 +57,12 @@ def same_pair(row: ProviderBinding, binding: Binding) -> bool:
     return {row.phone_a.key, row.phone_b.key} == {binding.phone_a.key, binding.phone_b.key}
 
 
-def may_be_same_pair(row: ProviderBinding, binding: Binding) -> bool:
-    """Return True if a row may have the two phones of a binding: their last digits are the same.
+def last_digits(pair: ProviderBinding | Binding) -> frozenset[str]:
+    """Return the last digits of both phones; a row and a binding that may have the same phones have the same.
 
     A list may write some phones without their country code, or with a trunk prefix.
     """
-    row_ends = {phone.key[-LAST_DIGITS:] for phone in (row.phone_a, row.phone_b)}
-    return row_ends == {phone.key[-LAST_DIGITS:] for phone in (binding.phone_a, binding.phone_b)}
+    return frozenset(phone.key[-LAST_DIGITS:] for phone in (pair.phone_a, pair.phone_b))
 
 
 def same_numbers(row: ProviderBinding, binding: Binding) -> bool:

@@ -330,6 +330,7 @@ def test_list_with_phones_in_another_notation_proves_no_doubt_absent(harness: Se
     assert harness.service.get(doubt).state is State.IN_DOUBT
     assert counts.notes == (
         "1 row(s) have other phones than the binding here with their bindId: no binding in doubt is proved absent",
+        reconcile.LISTED_DOUBTS.format(1),
     )
     for bind_id in ledger.values():
         harness.simulator.list_as(bind_id)
@@ -345,7 +346,11 @@ def test_doubt_whose_row_alone_is_in_another_notation_is_not_absent(harness: Ser
     national = {"phone_a": prefix + B[2:], "phone_b": prefix + A[2:]}
     harness.simulator.list_as(row.bind_id, national)
     harness.clock.advance(400)
-    assert harness.service.reconcile().absent == 0
+    counts = harness.service.reconcile()
+    assert counts.absent == 0
+    assert counts.notes[0].startswith(
+        "1 binding(s) in doubt stay open although the list has a row with their phones"
+    )
     assert harness.service.get(doubt).state is State.IN_DOUBT
     harness.simulator.remove_binding(str(row.bind_id))
     assert harness.service.reconcile().absent == 1
