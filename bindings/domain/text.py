@@ -1,4 +1,4 @@
-"""Text of one line, and the characters that control how text is shown or stored instead of being part of it.
+"""Text of one line, lists of names in it, and the characters that control how text is shown or stored.
 
 Spaces of every kind, joiners and variation selectors are text: Chinese, Persian, Hindi and emoji need them.
 """
@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_NAMES = 5  # that a list in a sentence has
 
 _NONCHARACTERS = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
 # Control characters, line and paragraph separators, what changes the direction of text, lone surrogates, and the
@@ -48,3 +53,9 @@ def replace_control_characters(text: str, replacement: str) -> str:
 def escape_control_characters(text: str) -> str:
     r"""Return the text with each control character escaped as in a JSON string, such as `\n`."""
     return text if text.isprintable() else _CONTROLS.sub(lambda match: json.dumps(match[0])[1:-1], text)
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Return the first names as a list, and how many more there are."""
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from bindings.access.access_log import AccessLog
 from bindings.domain.phone import Phone
+from bindings.domain.text import first_names
 from bindings.errors import Busy, InvalidRequest
 from bindings.failpoints import hit
 from bindings.store import phone_sealing as store
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None]  # rows converted, and of how many
 
 SWITCH_BUDGET_S = 30.0
-MAX_NAMES = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,7 +140,7 @@ def next_step(current: PhoneStatus, keys: PhoneKeys | None, unfit: list[str], *,
         return f"set {VARIABLES} for every process: `bindings phones new-keys FILE` makes the keys"
     if current.numbers.index is None:
         if unfit:
-            return f"restart the processes that lack the keys: {_names(unfit)}"
+            return f"restart the processes that lack the keys: {first_names(unfit)}"
         return "run `bindings phones seal`"
     if is_left or current.sealed_at is None:
         return "run `bindings phones seal`: it goes on with what is left to convert"
@@ -229,7 +229,7 @@ def _switch(runtime: Runtime, keys: PhoneKeys, numbers: KeyNumbers, *, rows_left
         runtime.database.write(work, budget_s=SWITCH_BUDGET_S)
     except ReplicasWithoutKeys as unfit:
         raise Busy(
-            f"processes that use the database could not read the result ({_names(unfit.names)}): they lack"
+            f"processes that use the database could not read the result ({first_names(unfit.names)}): they lack"
             f" {numbers.description}, have other keys under these numbers, or know only a schema"
             f" before {SEALED_PHONES}; nothing was changed",
             retry_after_s=round(replicas.RECENT.total_seconds()),
@@ -253,10 +253,6 @@ def _require_owner(runtime: Runtime) -> None:
     database = runtime.database
     if database.postgres and not database.read(protection.role).owner:
         raise _wrong("BINDINGS_DATABASE_URL", "must have the role that owns the tables; nothing was changed")
-
-
-def _names(names: list[str] | tuple[str, ...]) -> str:
-    return ", ".join(names[:MAX_NAMES]) + (", …" if len(names) > MAX_NAMES else "")
 
 
 def _wrong(name: str, message: str) -> InvalidRequest:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bindings.domain.text import first_names
 from bindings.errors import Busy
 from bindings.fork_safety import ForkSafeLock
 from bindings.store import replicas
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 PROMISED_ENDS = "0011"  # the first revision of code that knows promised ends ...
 SUCCESSORS = "0014"  # ... and that knows successors
 RECHECK_S = 60.0
-MAX_NAMES = 3
 
 
 class OlderVersions:
@@ -43,7 +43,7 @@ class OlderVersions:
                 return
         older = self._database.read(replicas.older_than, first_revision, self._database.clock() - replicas.RECENT)
         if older:
-            names = ", ".join(sorted(replica.name for replica in older)[:MAX_NAMES])
+            names = first_names(sorted(replica.name for replica in older))
             raise Busy(
                 f"processes of an older version use the database ({names}), which cannot handle the result of this"
                 " call; nothing was done",

@@ -1,15 +1,9 @@
-"""One result of a health check, and the list of names that several of them say."""
+"""One result of a health check."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-MAX_NAMES = 5  # that a check lists
 
 
 class Level(StrEnum):
@@ -39,9 +33,3 @@ class Check:
     level: Level
     seen: str
     todo: str | None = None
-
-
-def first_names(names: Sequence[str]) -> str:
-    """Return the first names as a list, and how many more there are."""
-    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return ", ".join(names[:MAX_NAMES]) + more

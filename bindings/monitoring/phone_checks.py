@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bindings.domain.text import first_names
 from bindings.errors import InvalidRequest
 from bindings.jobs.phone_sealing import next_step
-from bindings.monitoring.check import Check, Level, first_names
+from bindings.monitoring.check import Check, Level
 from bindings.store import account, phone_sealing, replicas
 
 if TYPE_CHECKING:

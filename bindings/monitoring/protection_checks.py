@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from bindings.monitoring.check import Check, Level, first_names
+from bindings.domain.text import first_names
+from bindings.monitoring.check import Check, Level
 from bindings.monitoring.phone_checks import of_phones
 from bindings.store import integrity, protection, schema_version
 from bindings.store.schema import HEAD

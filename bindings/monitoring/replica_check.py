@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bindings.domain.serialization import duration
-from bindings.monitoring.check import Check, Level, first_names
+from bindings.domain.text import first_names
+from bindings.monitoring.check import Check, Level
 from bindings.store import replicas
 
 if TYPE_CHECKING:
