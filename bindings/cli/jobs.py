@@ -103,6 +103,9 @@ def pools(*, as_json: bool) -> None:
     if as_json:
         output.emit_list(pools_in_use)
         return
+    if not pools_in_use:
+        output.message("No pool is in use. To bind: bindings bind --help")
+        return
     rows = [
         (
             output.escape_unprintable(pool.pool_number),

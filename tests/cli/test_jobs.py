@@ -32,6 +32,8 @@ def test_warn_announces_a_binding_once(shell: Shell) -> None:
 
 
 def test_pools_shows_active_bindings_and_capacity(shell: Shell, simulator: Simulator) -> None:
+    unused = shell.run("pools")
+    assert (unused.code, unused.out, "No pool is in use" in unused.err) == (0, "", True)
     simulator.change(pool_size=1, max_concurrency=1)
     shell.bind(A, B)
     (pool,) = shell.run("pools", "--json").json["data"]
