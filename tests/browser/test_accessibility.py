@@ -78,7 +78,7 @@ return [...document.forms]
   .map(form => form.action);
 """
 WRONG_IN_PRINT = """
-const controls = document.querySelectorAll(".top, .skip, nav, form, button, .button");
+const controls = document.querySelectorAll(".top, .skip, nav, form, button, .button, a.right, a.small");
 const shown = [...controls].filter(control => control.checkVisibility());
 const times = [...document.querySelectorAll("main time")].filter(time => time.checkVisibility());
 return [...shown, ...times.filter(time => !/^\\d{4}-\\d\\d-\\d\\d \\d\\d:\\d\\d/.test(time.innerText))]
