@@ -41,7 +41,7 @@ MODULES = (
 )
 # Sentences that a check takes from other modules, by function.
 FUNCTIONS = {
-    "monitoring/check.py": ("first_names",),
+    "domain/text.py": ("first_names",),
     "lifecycle/clock_monitor.py": ("bind_error", "_cause", "remedy"),
     "store/schema_version.py": ("describe", "remedy", "read"),
     "provider/circuit.py": ("describe", "_repeatable"),
