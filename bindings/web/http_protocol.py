@@ -88,28 +88,36 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def _parse(self, data: bytes) -> None:
         """Parse bytes; those that are not HTTP are refused."""
+        unparsed: bytes | None = data
+        while unparsed is not None:
+            unparsed = self._parse_to_upgrade(unparsed)
+
+    def _parse_to_upgrade(self, data: bytes) -> bytes | None:
+        """Parse bytes; return those after a head that asks for an upgrade, or None if all were parsed.
+
+        Such a request is read as any other one, because here is nothing to upgrade to: the parser takes the bytes
+        after its head for those of the new protocol. Clients send a body there: that of Java does with its first
+        requests, in the hope of HTTP/2.
+        """
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
             self._refuse(problems.Malformed())
         except httptools.HttpParserUpgrade as upgrade:
-            if self._is_tunnel:
-                self.cycle.keep_alive = False  # no bytes after it are read
-            else:
-                self._ignore_upgrade(data[upgrade.args[0] :])
+            if not self._is_tunnel:
+                self._expect_body()
+                return data[upgrade.args[0] :]
+            self.cycle.keep_alive = False  # no bytes after it are read
+        return None
 
-    def _ignore_upgrade(self, body: bytes) -> None:
-        """Read the request that asks for an upgrade as any other one: here is nothing to upgrade to.
-
-        The parser takes the bytes after such a head for those of the new protocol. Clients send a body there: that
-        of Java does with its first requests, in the hope of HTTP/2.
-        """
+    def _expect_body(self) -> None:
+        """Let a new parser read the body whose length the last head has."""
         framing = [b"%b: %b\r\n" % header for header in self.headers if header[0] in FRAMING_HEADERS]
         self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
         self._ignores_upgrade = True
-        self._parse(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(framing))
+        self._parse_to_upgrade(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(framing))
         self._ignores_upgrade = False
-        self._parse(body)
 
     @property
     def _is_tunnel(self) -> bool:

@@ -345,6 +345,12 @@ def test_chunks_and_no_body_of_a_request_that_asks_for_an_upgrade_are_read(liste
     assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"200", b"404"]
 
 
+def test_pipelined_requests_that_ask_for_an_upgrade_are_answered_up_to_one_that_closes(listening: Running) -> None:
+    upgrade = get("/livez", UPGRADE[0]).replace(b"Connection: close", b"Connection: Upgrade")
+    answer = speak(listening, upgrade * 600 + get("/livez") + get("/livez"))
+    assert answer.count(b"HTTP/1.1 200") == 601
+
+
 def test_limits_hold_for_a_request_that_asks_for_an_upgrade(listening: Running) -> None:
     large = upgrade_request(b" " * (MAX_BODY + 1), f"Content-Length: {MAX_BODY + 1}")
     assert problem(speak(listening, large))["status"] == 413
