@@ -93,7 +93,11 @@ class ProcessConnections(ForkSensitive):
     @property
     def missing_file(self) -> str | None:
         """Return the path at which the first connection would create an SQLite file, or None."""
-        return self._path if self._file is None and self._path and identify(self._path) is None else None
+        if self._file is not None or not self._path or identify(self._path) is not None:
+            return None
+        target = Path(os.path.realpath(self._path))
+        can_create = os.access(target.parent, os.W_OK | os.X_OK) and not target.is_symlink()
+        return self._path if can_create else None
 
     def connections_in_use(self) -> int:
         """Return how many connections of this process are in use, or were dropped and still work at the server."""

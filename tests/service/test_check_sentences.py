@@ -218,7 +218,7 @@ def no_schema(world: World) -> Sequence[Check]:
 )
 def no_file(world: World) -> Sequence[Check]:
     with TemporaryDirectory() as folder:
-        return health.run_diagnostics(world.environment(database_url=f"sqlite:///{folder}/none/new.db"))
+        return health.run_diagnostics(world.environment(database_url=f"sqlite:///{folder}/new.db"))
 
 
 @condition("schema", "red", "at {}, this version needs {}", "run `bindings db upgrade`")
