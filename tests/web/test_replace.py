@@ -92,15 +92,17 @@ def test_unclear_bind_is_202_with_the_successor(running: Running, simulator: Sim
 
 def test_problem_says_whether_the_predecessor_has_ended(running: Running, simulator: Simulator) -> None:
     driver = running.bind().json()
+    kept = running.bind(phone_a="9188067721", phone_b="9188067722").json()
     simulator.script("refuse:-41", times=1, on="bind")
     empty = call_replace(running, driver["id"], {"phone_b": C}, KEY)
     assert (empty.status_code, empty.json()["code"]) == (503, "no-middle-number")
     assert (empty.json()["predecessor_ended"], empty.json()["safe_to_retry"]) == (True, True)
-    early = call_replace(running, driver["id"], {"phone_b": C}, KEY)
+    early = call_replace(running, kept["id"])
     assert (early.status_code, "nothing was replaced" in early.json()["detail"]) == (503, True)
     assert "predecessor_ended" not in early.json()
     assert int(early.headers["Retry-After"]) <= 60
-    forced = call_replace(running, driver["id"], {"phone_b": C, "force": True}, KEY)
+    assert call_replace(running, kept["id"], {"force": True}).status_code == 201
+    forced = call_replace(running, driver["id"], {"phone_b": C}, KEY)
     assert forced.status_code == 201
     simulator.script("refuse:-35", times=1, on="bind")
     again = ({"force": True}, {"Idempotency-Key": "order-42/3"})
@@ -113,7 +115,7 @@ def test_problem_says_whether_the_predecessor_has_ended(running: Running, simula
     assert (refused.status_code, refused.json()["code"]) == (409, "not-active")
     metrics = running.get("/metrics").text
     for labels in (
-        'outcome="bound",provider_status="0"} 3.0',
+        'outcome="bound",provider_status="0"} 5.0',
         'outcome="no-middle-number",provider_status="-41"',
         'outcome="in-use-after-unbind",provider_status="-35"',
     ):
