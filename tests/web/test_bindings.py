@@ -272,6 +272,21 @@ def test_invalid_query_lists_its_field(running: Running, query: str, field: str)
     assert [fault["field"] for fault in answer.json()["errors"]] == [field]
 
 
+def test_optional_field_that_is_null_counts_as_left_out(running: Running) -> None:
+    created = running.bind(app_id=None, reference=None, warn_s=None, max_expire_s=None)
+    assert created.status_code == 201
+    assert len(running.post("/v1/bindings/search", {"limit": None, "active": None}).json()["data"]) == 1
+    question = {"middle_number": created.json()["middle_number_a"], "at": created.json()["requested_at"]}
+    assert running.post("/v1/trace", question | {"window_s": None}).status_code == 200
+    replaced = running.post(f"/v1/bindings/{created.json()['id']}/replace", {"force": None})
+    assert replaced.status_code == 201
+    ended = running.post("/v1/bindings/unbind", {"phone": A, "reason": "test", "dry_run": None, "token": None})
+    assert (ended.status_code, ended.json()["confirmed"]) == (200, 1)
+    refused = running.post("/v1/bindings/search", {"limit": None, "state": "x"})
+    assert [error["field"] for error in refused.json()["errors"]] == ["state"]
+    assert running.post("/v1/bindings", BIND | {"expire_s": None}).status_code == 422
+
+
 def test_query_that_is_not_utf_8_is_refused(running: Running) -> None:
     running.bind(reference="caf\u00e9")
     assert len(running.get("/v1/bindings?reference=caf%C3%A9").json()["data"]) == 1

@@ -49,7 +49,16 @@ def test_optional_fields_have_no_default_that_a_generator_takes_for_a_needed_fie
 
 
 def test_description_of_a_field_says_what_holds_if_it_is_left_out() -> None:
-    assert _fields("Search")["limit"]["description"].endswith("If left out: 50.")
+    assert _fields("Search")["limit"]["anyOf"][0]["description"].endswith("If left out: 50.")
+
+
+@pytest.mark.parametrize("name", ["Bind", "Check", "Lookup", "Replace", "Search", "Trace", "Unbind", "UnbindAll"])
+def test_optional_fields_may_be_null(name: str) -> None:
+    """Generated clients, such as those of Java, send null for what their caller has left out."""
+    schema = openapi.document()["components"]["schemas"][name]
+    optional = {*schema["properties"]} - {*schema.get("required", ())}
+    nullable = {field for field in optional if {"type": "null"} in schema["properties"][field].get("anyOf", ())}
+    assert nullable == optional
 
 
 def test_found_bindings_have_the_counterpart() -> None:

@@ -142,7 +142,8 @@ def _schemas(models: Iterable[type[Any]]) -> Json:
         for field in schema.get("properties", {}).values():
             default = field.pop("default", None)
             if default is not None:
-                field["description"] += f" If left out: {json.dumps(default)}."
+                described = next(part for part in (field, *field.get("anyOf", ())) if "description" in part)
+                described["description"] += f" If left out: {json.dumps(default)}."
     classes = (kind for module in (errors, problems) for kind in vars(module).values() if isinstance(kind, type))
     codes = {kind.code for kind in classes if issubclass(kind, errors.BindingsError)}
     result["Problem"]["properties"]["code"]["enum"] = sorted(codes - {errors.BindingsError.code})
@@ -177,8 +178,10 @@ def _query_parameters(model: type[RequestModel]) -> list[Json]:
 
 def _without_null(schema: Json) -> Json:
     """Return the schema of a parameter: it is present or absent, and cannot be null in an address."""
-    choices = [choice for choice in schema.get("anyOf", []) if choice.get("type") != "null"]
-    return choices[0] if choices else schema
+    if "anyOf" not in schema:
+        return schema
+    choice: Json = next(choice for choice in schema["anyOf"] if choice.get("type") != "null")
+    return choice if schema.get("default") is None else choice | {"default": schema["default"]}
 
 
 def _response(response: ResponseDoc) -> Json:

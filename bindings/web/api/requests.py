@@ -159,13 +159,16 @@ class Replace(RequestModel):
         | None
     ) = None
     reference: Reference | None = None
-    force: Annotated[
-        bool,
-        Meta(
-            description="True: end the binding also if the provider had no number left in the pool less than a"
-            " minute ago. Then there may be no successor."
-        ),
-    ] = False
+    force: (
+        Annotated[
+            bool,
+            Meta(
+                description="True: end the binding also if the provider had no number left in the pool less than a"
+                " minute ago. Then there may be no successor."
+            ),
+        ]
+        | None
+    ) = False
 
     validate = staticmethod(validation.replacement)
 
@@ -196,7 +199,7 @@ class UnbindAll(RequestModel):
     phone: PhoneText | None = None
     middle_number: NumberText | None = None
     reference: Reference | None = None
-    dry_run: Annotated[bool, Meta(description="True: only list the bindings; nothing is changed.")] = False
+    dry_run: Annotated[bool, Meta(description="True: only list the bindings; nothing is changed.")] | None = False
     token: (
         Annotated[
             str,
@@ -257,9 +260,13 @@ class Trace(RequestModel):
     middle_number: NumberText
     at: InstantText
     party: PhoneText | None = None
-    window_s: Annotated[
-        float, Meta(description="Seconds around `at` within which a near miss is shown.", ge=0, le=MAX_WINDOW_S)
-    ] = 300.0
+    window_s: (
+        Annotated[
+            float,
+            Meta(description="Seconds around `at` within which a near miss is shown.", ge=0, le=MAX_WINDOW_S),
+        ]
+        | None
+    ) = 300.0
     reveal: Reveal | None = None
 
     validate = staticmethod(validation.trace)
@@ -281,7 +288,7 @@ class Filters(RequestModel):
     requested_from: InstantText | None = None
     requested_to: InstantText | None = None
     cursor: Cursor | None = None
-    limit: Limit = 50
+    limit: Limit | None = 50
 
     validate = staticmethod(validation.filters)
 
@@ -305,7 +312,7 @@ class Refusals(RequestModel):
     request_id: Annotated[str, _line("request_id", "The id of the request.")] | None = None
     actor: Actor | None = None
     cursor: Cursor | None = None
-    limit: Limit = 50
+    limit: Limit | None = 50
 
     validate = staticmethod(validation.refusal_filters)
 
@@ -321,7 +328,7 @@ class AccessLogSearch(RequestModel):
     since: InstantText | None = None
     until: InstantText | None = None
     cursor: Cursor | None = None
-    limit: Limit = 50
+    limit: Limit | None = 50
 
     validate = staticmethod(validation.access_filters)
 
@@ -367,9 +374,14 @@ def read_body(
     if not isinstance(values, dict):
         raise InvalidRequest([FieldError("body", "must be an object"), *header_errors])
     _check_names(model, values, repeated, header_errors)
+    return _defaults(model) | _without_nulls(model, values)
+
+
+def _without_nulls(model: type[RequestModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values without those of optional fields that are null: such a field counts as left out."""
     types = _types(model)
-    return _defaults(model) | {
-        name: value for name, value in values.items() if value is not None or NoneType not in types[name]
+    return {
+        name: value for name, value in values.items() if value is not None or NoneType not in types.get(name, ())
     }
 
 
@@ -426,7 +438,7 @@ def _check_names(
         return
     errors = problems.name_errors(repeated, REPEATED) + errors
     invalid = {error.field for error in errors}
-    complete = dict.fromkeys(_fields(model)) | _defaults(model) | values
+    complete = dict.fromkeys(_fields(model)) | _defaults(model) | _without_nulls(model, values)
     checked = {name: complete[name] for name in _fields(model) if name != REVEAL}
     try:
         model.validate(**checked)
