@@ -7,10 +7,12 @@ service.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from bindings.domain.hold import PhoneHold
 
 GAP = "  "
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 NO_COLOURS: Mapping[str, str] = {}
 
 
@@ -60,15 +63,29 @@ def table(
 ) -> None:
     """Print rows under a heading: with rich in a terminal, else as plain aligned text.
 
-    `colours` are those of cells with these texts; a terminal without colours, or with NO_COLOR set, shows none.
+    In a terminal that is too narrow, rows that have an id are printed with one field per line, so that no id is
+    broken. `colours` are those of cells with these texts; a terminal without colours, or with NO_COLOR set, shows
+    none.
     """
     if sys.stdout.isatty():
-        _rich_table(columns, rows, colours)
+        if _width(columns, rows) > shutil.get_terminal_size().columns and any(map(UUID.search, chain(*rows))):
+            _print_fields(columns, rows)
+        else:
+            _rich_table(columns, rows, colours)
         return
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     for row in (columns, *rows):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo(GAP.join(cells).rstrip())
+
+
+def _print_fields(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    width = max(map(len, columns))
+    for number, row in enumerate(rows):
+        if number:
+            click.echo()
+        for column, cell in zip(columns, row, strict=True):
+            click.echo(f"{column.ljust(width)}{GAP}{cell}")
 
 
 def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], colours: Mapping[str, str]) -> None:
@@ -109,7 +126,7 @@ def next_page(cursor: str | None) -> None:
 def bindings(
     records: Sequence[Binding], *, revealed: bool = False, extra: Mapping[str, Sequence[str]] | None = None
 ) -> None:
-    """Print bindings, one per line; in a terminal that is too narrow, in three lines each.
+    """Print bindings, one per line; in a terminal that is too narrow, in three lines each, or one field per line.
 
     `extra` are further columns, by heading; they come first.
     """
@@ -121,7 +138,12 @@ def bindings(
         table(columns, flat)
         return
     stacked = _prepend(first_columns, (_stacked_row(binding, revealed=revealed) for binding in records))
-    table([*first_columns, "BINDING", "STATE", "REQUESTED, EXPIRES"], list(stacked))
+    stacked_columns = [*first_columns, "BINDING", "STATE", "REQUESTED, EXPIRES"]
+    stacked_rows = list(stacked)
+    if _width(stacked_columns, stacked_rows) <= shutil.get_terminal_size().columns:
+        table(stacked_columns, stacked_rows)
+    else:
+        table(columns, flat)
 
 
 def replacements(records: Iterable[Binding]) -> None:
@@ -151,7 +173,7 @@ def _prepend(columns: Mapping[str, Sequence[str]], rows: Iterable[list[str]]) ->
 
 
 def _width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
-    widths = (max(map(len, column)) for column in zip(columns, *rows, strict=True))
+    widths = (max(map(len, "\n".join(column).split("\n"))) for column in zip(columns, *rows, strict=True))
     return sum(widths) + len(GAP) * (len(columns) - 1)
 
 

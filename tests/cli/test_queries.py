@@ -96,18 +96,31 @@ def test_list_outside_a_terminal_prints_one_line_per_binding(shell: Shell) -> No
     assert "\x1b" not in row
 
 
-def test_list_in_a_narrow_terminal_stays_within_80_columns(shell: Shell) -> None:
-    bound = shell.bind(A, B, "--reference", "order-1").json
+def run_in_terminal(shell: Shell, *arguments: str, width: int) -> list[str]:
+    """Run a command in a terminal of so many columns; return its lines."""
     terminal, end = pty.openpty()
-    environment = {**shell.whole_environment(), "COLUMNS": "80", "TERM": "dumb"}
-    subprocess.run([sys.executable, "-m", "bindings", "list"], env=environment, stdout=end, check=True)
+    environment = {**shell.whole_environment(), "COLUMNS": str(width), "TERM": "dumb"}
+    subprocess.run([sys.executable, "-m", "bindings", *arguments], env=environment, stdout=end, check=True)
     os.close(end)
     with open(terminal, "rb", buffering=0) as reader:  # noqa: PTH123 -- it is a descriptor
-        lines = reader.read(10_000).decode().split("\r\n")
+        return reader.read(10_000).decode().split("\r\n")
+
+
+def test_list_in_a_narrow_terminal_stays_within_80_columns(shell: Shell) -> None:
+    bound = shell.bind(A, B, "--reference", "order-1").json
+    lines = run_in_terminal(shell, "list", width=80)
     assert max(map(len, lines)) <= 80
     assert bound["id"] in lines[1]
     assert "91******01 sees 9188061024" in lines[2]
     assert "918806" in lines[3].split()
+
+
+def test_no_id_is_broken_in_a_narrow_terminal(shell: Shell) -> None:
+    bound = shell.bind(A, B, "--reference", "order-1").json
+    assert ["ID", bound["id"]] in [line.split() for line in run_in_terminal(shell, "list", width=60)]
+    key = shell.run("keys", "create", "--name", "rides", "--role", "app", "--json").json
+    lines = [line.split() for line in run_in_terminal(shell, "keys", "list", width=80)]
+    assert (lines[0], ["NAME", "rides"] in lines) == (["ID", key["id"]], True)
 
 
 def test_empty_result_is_reported_on_stderr_only(shell: Shell) -> None:
