@@ -327,6 +327,7 @@ def _delete_bindings_of(engine: Engine, actor: str) -> None:
 
 
 def test_version_before_any_migration_says_so(engine: Engine, empty_database_url: str) -> None:
+    engine.connect().close()  # creates the SQLite file
     database = Database(empty_database_url)
     version = schema_version.read(database)
     database.close()
