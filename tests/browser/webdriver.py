@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 TIMEOUT_S = 10.0
+STARTS = 5
 TAB, ENTER, DOWN = "\ue004", "\ue007", "\ue015"  # for `press`
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key of an element id in the protocol
 
@@ -155,9 +156,9 @@ def start(downloads: Path) -> Iterator[Chromium]:
         raise WebDriverError(
             "browser tests need Chromium and ChromeDriver; on Debian: apt-get install chromium chromium-driver"
         )
-    process = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, text=True)
+    process, port = _start_driver(driver)
     try:
-        address = f"http://127.0.0.1:{_port(process)}"
+        address = f"http://127.0.0.1:{port}"
         with requests.Session() as session:
             session.trust_env = False
             created = session.post(
@@ -175,11 +176,15 @@ def start(downloads: Path) -> Iterator[Chromium]:
         process.communicate(timeout=30)
 
 
-def _port(process: subprocess.Popen[str]) -> int:
-    assert process.stdout is not None
-    for line in process.stdout:
-        if match := re.search(r"started successfully on port (\d+)", line):
-            return int(match[1])
+def _start_driver(driver: str) -> tuple[subprocess.Popen[str], int]:
+    """Start ChromeDriver and return its port. It ends if the port that it chose is in use for IPv6: then again."""
+    for _ in range(STARTS):
+        process = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if match := re.search(r"started successfully on port (\d+)", line):
+                return process, int(match[1])
+        process.wait(timeout=30)
     raise WebDriverError("ChromeDriver ended without opening a port")
 
 
