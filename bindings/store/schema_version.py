@@ -139,6 +139,10 @@ def _read(connection: Connection) -> SchemaVersion:
             sentence = f"not readable: the user of {URL_VARIABLE} may not use the schema {denied}"
             todo = f"run the SQL of `bindings db grants`, and GRANT USAGE ON SCHEMA {denied} TO ..."
             return SchemaVersion(revision=None, fault=(sentence, todo))
+        if connection.execute(_CREATE_PERMISSION).one()[0] is None:
+            sentence = f"missing: the search_path of the user of {URL_VARIABLE} names no schema that exists"
+            todo = "create the schema, or correct the search_path of the role, of the database or in PGOPTIONS"
+            return SchemaVersion(revision=None, fault=(sentence, todo))
     version = SchemaVersion(revision=revision)
     if not version.newer:
         return version
@@ -195,7 +199,7 @@ def own_table_names(connection: Connection) -> list[str]:
 def schema_without_create(connection: Connection) -> str | None:
     """Return the schema in which the user of the URL may not create tables; None if it may (PostgreSQL)."""
     row: Any = connection.execute(_CREATE_PERMISSION).one()
-    return None if row[1] else row[0] or "public"
+    return None if row[1] else row[0]
 
 
 def another_program(evidence: str) -> InvalidRequest:

@@ -45,6 +45,23 @@ def test_several_revisions_are_no_revision(own_database_url: str) -> None:
 
 
 @pytest.mark.postgres
+def test_search_path_without_a_schema_that_exists_is_named(
+    postgres_server: Server, postgres_template: str
+) -> None:
+    url = postgres_server.create(template=postgres_template)
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute(sql.SQL("ALTER DATABASE {} SET search_path = bindngs").format(sql.Identifier(name_of(url))))
+    with closing(Database(url)) as database:
+        version = schema_version.read(database)
+    assert not version.upgradable
+    assert version.fault == (
+        "missing: the search_path of the user of BINDINGS_DATABASE_URL names no schema that exists",
+        "create the schema, or correct the search_path of the role, of the database or in PGOPTIONS",
+    )
+    postgres_server.drop(url)
+
+
+@pytest.mark.postgres
 def test_schema_that_the_role_may_not_use_is_named(postgres_server: Server) -> None:
     url = postgres_server.create()
     with psycopg.connect(url, autocommit=True) as owner:
