@@ -40,7 +40,7 @@ class RetentionResult:
     `kept_from`: what ended before this instant is deleted; None: everything is kept. `partitions` of events were
     dropped, with `events` in them; `partitions_waiting` are old enough, but needed by a binding that is kept or by
     a webhook. `partitions_begun` is 1 at the first run of a month. `finished` is False if time ran out or a lock
-    was not acquired; `owner_needed` is True if partitions must be created or dropped by the owner of the tables.
+    was not acquired; `owner_needed` is True if the owner of the tables must run it: nothing was deleted.
     """
 
     kept_from: str | None = None
@@ -79,8 +79,8 @@ def apply_retention(
         return _dry_run(database, before)
     run = _Run(database, caller, control, clock, budget_s)
     run.begin_partition(now)
-    if keep_days is None:
-        return run.result(None)
+    if keep_days is None or run.needs_owner():
+        return run.result(before)
     limit = database.write(lambda tx: retention.set_limit(tx, keep_days, caller))
     run.delete_expired_data(limit)
     return run.result(limit.kept_from)
@@ -100,7 +100,7 @@ def _dry_run(database: Database, before: datetime | None) -> RetentionResult:
         events=sum(partition.events for partition in droppable),
         partitions=len(droppable),
         partitions_waiting=len(ended) - len(droppable),
-        owner_needed=bool(droppable) and not database.read(protection.role).owner,
+        owner_needed=not database.read(protection.role).owner,
         dry_run=True,
         **counts,
     )
@@ -129,6 +129,11 @@ class _Run:
             finished=self._finished,
             **counts,
         )
+
+    def needs_owner(self) -> bool:
+        """Return True if this role may delete nothing by age: it does not own the tables (PostgreSQL)."""
+        self._owner_needed |= self._database.postgres and not self._database.read(protection.role).owner
+        return self._owner_needed
 
     def begin_partition(self, now: datetime) -> None:
         """Start the month's partition if the one in use is of an earlier month.
@@ -215,11 +220,6 @@ class _Run:
         droppable = partitions.droppable(self._database, ended, before=before, stays=kept_bindings)
         unfinished = self._database.read(partitions.half_detached)
         detached = self._database.read(partitions.detached_tables)
-        if not self._database.read(protection.role).owner:
-            count = len(list(droppable))
-            self._owner_needed |= bool(count or unfinished or detached)
-            self._counts["partitions_waiting"] = len(ended) - count
-            return
         try:
             for name in self._control.work_through(unfinished):
                 partitions.detach(self._database, name)

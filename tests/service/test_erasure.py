@@ -710,5 +710,15 @@ def test_check_is_red_while_an_erasure_of_the_journal_is_not_carried_out(
 def test_check_says_how_long_data_is_kept(harness: ServiceHarness) -> None:
     check = check_of(harness.service, "retention")
     assert check.seen == "nothing is ever deleted: BINDINGS_RETENTION_DAYS is not set"
-    check = check_of(harness.open(retention_days=180), "retention")
+    register_scope(harness.database, harness.service.settings.scope)
+    service = harness.open(retention_days=180)
+    check = check_of(service, "retention")
+    not_applied = "the limit of 180 days was not applied in the last two days"
+    assert (check.level, check.seen) == (Level.WARN, not_applied)
+    assert check.todo == (
+        "run `bindings retention` daily as the owner of the tables; a scheduler with that role does it"
+    )
+    service.apply_retention()
+    check = check_of(service, "retention")
+    assert check.level is Level.OK
     assert check.seen == "what has ended is deleted after 180 days"

@@ -17,7 +17,7 @@ from bindings import errors
 from bindings.access import api_keys, first_key
 from bindings.cli.root import root
 from bindings.domain.binding import Caller
-from bindings.jobs.registry import EXPIRE, RECONCILE, WARN
+from bindings.jobs.registry import EXPIRE, RECONCILE, RETENTION, WARN
 from bindings.jobs.runner import JobRunner
 from bindings.store import cluster_move
 from bindings.store.database import Database
@@ -115,6 +115,8 @@ def test_granted_rights_suffice_for_the_service_and_its_jobs(
     service.count_pools()
     service.update_statistics()
     assert service.apply_retention().finished
+    with_limit = JobRunner(harness.open(retention_days=7).runtime).run(RETENTION)
+    assert (with_limit.owner_needed, with_limit.finished, with_limit.bindings) == (True, True, 0)
     list(service.export_bindings())
     _use_console(service, owner)
     _deliver(service, owner)
