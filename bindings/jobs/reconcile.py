@@ -54,12 +54,12 @@ NONE_LISTED = (
     " has seen the same"
 )
 LISTED_DOUBTS = (
-    "{} binding(s) in doubt stay open although the list has a row with their phones: its mode, its end or its"
-    " notation of the phones differs, or more than one fits"
+    "{} binding(s) stay in doubt although a row of the list has their phones, or phones with the same last digits:"
+    " more than one row fits, or the row has another mode, end or notation of the phones"
 )
 UNDER_ANOTHER_ID = (
-    "the list has {} active binding(s) under a bindId that is unknown here: they are not taken for ended, nor for"
-    " orphans"
+    "the list has {} active binding(s) under a bindId that is unknown here: they stay active, and their rows are"
+    " no orphans"
 )
 
 

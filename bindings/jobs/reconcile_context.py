@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bindings.domain.hold import HoldReason
-from bindings.domain.serialization import instant
+from bindings.domain.serialization import batches, instant
 from bindings.errors import BindingsError
 from bindings.jobs.scan_evidence import ClockTolerance
 from bindings.store import holds, queries
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 ONCE_PER_BINDING = frozenset({"adopted", "orphans", "revenants", "drifted"})
-MAX_REPEATED_CASES = 100  # of one kind, in a report, of those that each run finds again as long as they last
+MAX_REPEATED_CASES = 100  # of one kind, in a report, if each run finds them again
 HOLD_BATCH = 100  # holds that one transaction writes
 
 
@@ -77,7 +77,7 @@ class Findings:
     would_hold: set[str] = field(default_factory=set)
     would_end: set[str] = field(default_factory=set)
     would_settle: set[str] = field(default_factory=set)
-    _cases_of: Counter[str] = field(default_factory=Counter)
+    _case_counts: Counter[str] = field(default_factory=Counter)
     _recorded: set[tuple[object, ...]] = field(default_factory=set)
 
     def record(self, case: str, app_id: str | None, *, action: str = "", **facts: object) -> None:
@@ -85,7 +85,7 @@ class Findings:
 
         `app_id` is None if the list was that of the account. A case that the settings say to observe is counted as
         `observed`: nothing was done about it. A case that a second reading of the list shows again is counted
-        once. Of those that each run finds again the report has the first `MAX_REPEATED_CASES`: a list may write
+        once. Of cases that each run finds again the report has the first `MAX_REPEATED_CASES`: a list may write
         every row in another form.
         """
         key = (case, app_id, facts.get("binding_id"), facts.get("bind_id"))
@@ -93,9 +93,9 @@ class Findings:
             return
         self._recorded.add(key)
         self.counts["observed" if action == "observe" else case] += 1
-        self._cases_of[case] += 1
+        self._case_counts[case] += 1
         is_repeated = action == "observe" or case in ("odd_rows", "drifted")
-        if is_repeated and self._cases_of[case] > MAX_REPEATED_CASES:
+        if is_repeated and self._case_counts[case] > MAX_REPEATED_CASES:
             return
         details = {
             name: instant(value) if isinstance(value, datetime) else str(value)
@@ -168,8 +168,7 @@ class ReconcileContext:
         write = self.runtime.database.write
         ended = [hold for hold in ended if hold.id not in findings.would_end]
         end = partial(holds.end_holds, caller=self.runtime.caller, reason=reason)
-        batches = (ended[start : start + HOLD_BATCH] for start in range(0, len(ended), HOLD_BATCH))
-        for batch in self.control.work_through(batches):
+        for batch in self.control.work_through(batches(ended, HOLD_BATCH)):
             with findings.isolate("end of holds", app_id, bind_id=batch[0].bind_id):
                 if self.dry_run:
                     findings.would_end.update(hold.id for hold in batch)

@@ -3,7 +3,7 @@
 An odd row is a binding that the provider lists, but what it is remains open: it is never adopted, and no binding
 here is changed by it. While one is listed, no scan proves that a binding is absent. What of it can be read is used
 on the safe side: its phones are held until its end; without an end that can be read, for the longest lifetime of a
-binding, again at each reconciliation that lists it. A row without a bindId is only reported, and holds nothing.
+binding, extended once an hour while it is listed. A row without a bindId is only reported, and holds nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bindings.jobs.reconcile_orphans import HeldUntil
     from bindings.provider.outcome import OddRow
 
-MAX_NAMED = 5  # odd rows in the faults of a report; its cases name more
+MAX_NAMED = 5  # odd rows in the faults of a report; its cases have more of them
 
 
 def report_odd_rows(scan: Scan, findings: Findings) -> None:

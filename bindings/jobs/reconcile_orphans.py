@@ -66,7 +66,7 @@ def orphans_among(
 ) -> Iterator[LiveRow]:
     """Yield unknown rows as orphans; if one matches an ended intent, that is recorded as its origin.
 
-    One that is an active binding under another bind_id is no orphan.
+    A row that is an active binding under another bind_id is no orphan.
     """
     tolerance = context.tolerance
     for row in rows:
@@ -113,11 +113,10 @@ def rows_of_other_pairs(rows: Iterable[tuple[ProviderBinding, Binding]]) -> Iter
 
 
 def orphan_holds(context: ReconcileContext, app_id: str | None) -> HeldUntil:
-    """Return until when the holds of orphans and revenants last that are in force now."""
-    live_holds = context.live_holds(app_id)
+    """Return the ends of the holds of orphans and revenants that are in force now."""
     return {
         (hold.app_id, str(hold.bind_id), hold.phone.key): hold.held_until
-        for hold in live_holds
+        for hold in context.live_holds(app_id)
         if hold.why is HoldReason.ORPHAN
     }
 
@@ -127,8 +126,8 @@ def hold_live_rows(
 ) -> None:
     """Act on live rows as BINDINGS_ON_ORPHAN says, in batches, and record the cases that are new.
 
-    Those that `held_until` holds for long enough are not written again: they are most of them, at every run. All
-    are held before the first is released: the calls of the provider may take long.
+    A row that `held_until` shows as held for long enough is not written again: at most runs, that is nearly every
+    row. All are held before the first is released: the calls of the provider may take long.
     """
     to_release: list[LiveRow] = []
     for batch in context.control.work_through(batches(live_rows, reconcile_context.HOLD_BATCH)):
@@ -177,7 +176,7 @@ def _new_in(
 def is_held(
     held_until: HeldUntil, *, app_id: str, bind_id: str, phones: tuple[Phone, ...], until: datetime
 ) -> bool:
-    """Return True if a hold of a row is in force for each of its phones that lasts until an instant or longer."""
+    """Return True if each phone of a row has a hold of that row that ends at an instant or later."""
     ends = [held_until.get((app_id, bind_id, phone.key)) for phone in phones]
     return all(end is not None and end >= until for end in ends)
 

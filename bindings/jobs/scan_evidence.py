@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 READING_ERROR_S = 2.0  # expireTime is cut to whole seconds, and so is the Date that the skew comes from
 ERROR_STEP = timedelta(seconds=10)
 LIST_LAG = timedelta(seconds=60)  # how long the provider's list may take to show a change
-LAST_DIGITS = 7  # of a phone, that it has in every notation
+LAST_DIGITS = 7  # at the end of a phone, the same in every notation
 ZONE_MISFIT_S = 600.0  # nothing but a wrong zone moves every row by ten minutes or more ...
 LONGEST_ZONE_MISFIT_S = 27 * 3_600.0  # ... and no zone moves one by more than the 26 hours between two of them
 
@@ -58,7 +58,7 @@ def same_pair(row: ProviderBinding, binding: Binding) -> bool:
 
 
 def last_digits(pair: ProviderBinding | Binding) -> frozenset[str]:
-    """Return the last digits of both phones; a row and a binding that may have the same phones have the same.
+    """Return the last digits of both phones: the same for a row and a binding that may have the same phones.
 
     A list may write some phones without their country code, or with a trunk prefix.
     """

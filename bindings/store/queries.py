@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from bindings.provider.outcome import ProviderBinding
 
 IDS_PER_STATEMENT = 1_000
-ORIGINS = 20  # possible origins of a row of the provider's list
+MAX_CANDIDATES = 20  # bindings that a row of the provider's list may be
 # No binding outlasts its request by more: 72 h, the longest tolerance and guard, and the send window.
 LONGEST_SPAN = timedelta(hours=72 + 24 + 24, minutes=5)
 _PHONES = (bindings.c.phone_a, bindings.c.phone_b)
@@ -415,7 +415,7 @@ def _of_app(app_id: str | None) -> list[ColumnElement[bool]]:
 
 
 def of_unknown_row(connection: Connection, row: ProviderBinding) -> list[Binding]:
-    """Return the bindings that a listed row may be, newest first: of its pair, and active or without a bind_id."""
+    """Return the bindings of a listed row's pair that are active, or ended without a bind_id, newest first."""
     pair = phones.forms(connection.dialect, row.phone_a, row.phone_b)
     statement = select(*COLUMNS).where(
         bindings.c.phone_a.in_(pair),
@@ -425,7 +425,7 @@ def of_unknown_row(connection: Connection, row: ProviderBinding) -> list[Binding
             and_(bindings.c.bind_id.is_(None), bindings.c.state.in_((State.FAILED, State.LAPSED))),
         ),
     )
-    return run(connection, statement.order_by(bindings.c.requested_at.desc()).limit(ORIGINS))
+    return run(connection, statement.order_by(bindings.c.requested_at.desc()).limit(MAX_CANDIDATES))
 
 
 def must_be_listed(

@@ -348,9 +348,7 @@ def test_doubt_whose_row_alone_is_in_another_notation_is_not_absent(harness: Ser
     harness.clock.advance(400)
     counts = harness.service.reconcile()
     assert counts.absent == 0
-    assert counts.notes[0].startswith(
-        "1 binding(s) in doubt stay open although the list has a row with their phones"
-    )
+    assert counts.notes[0].startswith("1 binding(s) stay in doubt although a row of the list has their phones")
     assert harness.service.get(doubt).state is State.IN_DOUBT
     harness.simulator.remove_binding(str(row.bind_id))
     assert harness.service.reconcile().absent == 1
