@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bindings import errors
 from bindings.domain import trace
 from bindings.domain.binding import Page
+from bindings.domain.serialization import batches
 from bindings.errors import InvalidRequest
 from bindings.store import events, phone_holds, pools, queries, refusals, reports, reserve, seals, search
 from bindings.store.bindings import find
@@ -53,14 +54,14 @@ class Queries:
     def get_many(self, binding_ids: Iterable[str]) -> dict[str, Binding]:
         """Return those of these bindings that exist, by id."""
         existing: dict[str, Binding] = {}
-        for ids in _batches(validation.binding_ids(binding_ids)):
+        for ids in batches(validation.binding_ids(binding_ids), fields.MAX_LIMIT):
             existing |= {binding.id: binding for binding in self._database.read(queries.by_ids, ids)}
         return existing
 
     def traceparents(self, binding_ids: Iterable[str]) -> dict[str, str]:
         """Return by id the `traceparent` in which each binding was requested, if it was recorded."""
         recorded: dict[str, str] = {}
-        for ids in _batches(validation.binding_ids(binding_ids)):
+        for ids in batches(validation.binding_ids(binding_ids), fields.MAX_LIMIT):
             recorded |= self._database.read(events.traceparents, ids)
         return recorded
 
@@ -269,11 +270,6 @@ class Queries:
     def export_seals(self) -> Iterator[Seal]:
         """Stream every seal, in order."""
         yield from self._database.stream(seals.list_all)
-
-
-def _batches(ids: list[str]) -> Iterator[list[str]]:
-    """Return the ids in lists that one statement takes."""
-    return (ids[start : start + fields.MAX_LIMIT] for start in range(0, len(ids), fields.MAX_LIMIT))
 
 
 def _requested_page(rows: Sequence[Binding], size: int) -> Page[Binding]:
