@@ -287,14 +287,14 @@ def make_engine(url: str, *, autocommit: bool = False, limit: ConnectionLimit | 
 
 
 def _check_parameters(target: URL, names: AbstractSet[str]) -> None:
-    """Raise `InvalidRequest`, with their names, unless the parameters of the URL have these names, each once."""
+    """Raise `InvalidRequest` for parameters of the URL that have other names than these, or occur twice."""
     unknown = sorted(target.query.keys() - names - {"prepare_threshold"})
     if unknown:
-        message = f"has parameters that libpq does not know: {', '.join(unknown)}"
+        message = f"has parameters that libpq does not know: {', '.join(unknown)}; leave them out"
         raise InvalidRequest.of_field(URL_VARIABLE, message)
-    repeated = sorted(name for name, value in target.query.items() if not isinstance(value, str))
-    if set(repeated) - {"host", "port"}:
-        message = f"has parameters more than once: {', '.join(repeated)}"
+    repeated = {name for name, value in target.query.items() if not isinstance(value, str)} - {"host", "port"}
+    if repeated:
+        message = f"has parameters more than once: {', '.join(sorted(repeated))}; write each once"
         raise InvalidRequest.of_field(URL_VARIABLE, message)
 
 

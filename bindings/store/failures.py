@@ -81,7 +81,7 @@ def explain(error: exc.DBAPIError | DatabaseWaitTimeout, url: URL) -> Failure:
 
 
 def constraint_of(error: exc.IntegrityError) -> str:
-    """Return the name of the violated constraint; on SQLite its columns."""
+    """Return the name of the violated constraint, or what was violated if it has none; on SQLite its columns."""
     diagnosis = getattr(error.orig, "diag", None)
     if diagnosis is None:
         return str(error.orig).rpartition(": ")[2]
