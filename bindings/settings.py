@@ -56,7 +56,7 @@ _SERVICE_LINK = re.compile(
 )
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
-# `docker --env-file` passes the quotes of a line on. In a command they may be a part of it.
+# `docker --env-file` passes the quotes of a line on. A command may need them.
 _QUOTED = re.compile(r"([\"']).*\1", re.DOTALL)
 _COMMANDS = "anchor_command", "phone_keys_command"
 _MAX_FILE = 65_536  # bytes of a file with a value
@@ -408,7 +408,7 @@ def _from_environment(source: Mapping[str, str]) -> tuple[dict[str, Any], list[t
         elif not _SERVICE_LINK.fullmatch(f"{variable}={value}"):
             errors.append((variable, "is not a setting of bindings; `bindings config` lists them"))
     for field in [field for field, value in values.items() if field not in _COMMANDS and _QUOTED.fullmatch(value)]:
-        errors.append((_variable(field), "is in quotes, and they would be a part of it: write it without them"))
+        errors.append((_variable(field), "is in quotes, which would be a part of the value: leave them out"))
         del values[field]
     return values, errors
 

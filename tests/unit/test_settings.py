@@ -164,7 +164,7 @@ def test_quotes_around_a_value_are_refused_except_around_a_command(tmp_path: Pat
     }
     with pytest.raises(SettingsError) as refused:
         load(environment)
-    quoted = "is in quotes, and they would be a part of it: write it without them"
+    quoted = "is in quotes, which would be a part of the value: leave them out"
     names = "BINDINGS_PROVIDER_API_SECRET", "BINDINGS_PROVIDER_APP_ID", "BINDINGS_SCOPE"
     assert refused.value.errors == tuple((name, quoted) for name in names)
     assert load(provider_app_id=f"{quote}x{quote}").provider_app_id == f"{quote}x{quote}"
