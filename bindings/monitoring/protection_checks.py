@@ -65,7 +65,7 @@ def of_integrity(database: Reads) -> Check:
     if bounds is not None:
         lower, upper = bounds
         observed = (
-            "the partition of the table events for new ones is missing or detached, so nothing can be recorded"
+            "the partition of the table events for new events is missing or detached, so nothing can be recorded"
         )
         todo = f"attach it again: ALTER TABLE events ATTACH PARTITION ... FOR VALUES FROM ({lower}) TO ({upper})"
         return Check(name=name, level=Level.RED, seen=observed, todo=todo)

@@ -998,7 +998,7 @@ PROTECTION = (
     "create them as in a new database, once no rows violate them; a restore may have ended with errors",
     "indexes are missing or not valid, so some queries read whole tables: {}",
     "create them as in a new database, on PostgreSQL with CONCURRENTLY",
-    "the partition of the table events for new ones is missing or detached, so nothing can be recorded",
+    "the partition of the table events for new events is missing or detached, so nothing can be recorded",
     "attach it again: ALTER TABLE events ATTACH PARTITION ... FOR VALUES FROM ({}) TO ({})",
     "every index and constraint is there and valid",
     "row-level security may hide rows from {}, so that a conflict is not seen, and refuse new ones: {}",

@@ -207,7 +207,7 @@ def test_detached_partition_is_red_and_named_by_each_write(
         check = of_integrity(database)
         assert (check.level, check.seen) == (
             Level.RED,
-            "the partition of the table events for new ones is missing or detached, so nothing can be recorded",
+            "the partition of the table events for new events is missing or detached, so nothing can be recorded",
         )
         assert check.todo is not None
         assert check.todo.startswith("attach it again: ALTER TABLE events ATTACH PARTITION ... FOR VALUES FROM (")
