@@ -187,9 +187,9 @@ class ClockMonitor:
         return database_time + timedelta(seconds=believed - database_time.timestamp())
 
     def estimated_instant(self) -> datetime:
-        """Return what the database's clock should read now, by the last reading: no clock is read but the host's.
+        """Return the time of the database's clock now, by its last reading; the database is not asked.
 
-        While it is in doubt, by the last trusted reading, if any. `observe` must have been called.
+        While that clock is in doubt, by the last trusted reading, if any. `observe` must have been called.
         """
         latest, anchor = self._latest, self._anchor
         reading = latest if self._doubt is None or anchor is None else anchor

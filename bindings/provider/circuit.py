@@ -152,7 +152,7 @@ class CircuitBreaker:
         if not self._opens_on_unclear or unclear is None or unclear != last:
             return
         wait_s = LIMITED_RETRY_AFTER_S if outcome.is_rate_limited else self._retry_after_s
-        if isinstance(self.cause, Unknown):  # not of a trial call: of a call from before, which shortens no wait
+        if isinstance(self.cause, Unknown):  # a call that began before the circuit opened shortens no wait
             wait_s = 2 * self._wait_s if self._trial_is_open else max(wait_s, self._wait_s)
         wait_s = max(wait_s, outcome.retry_after_s or 0.0)
         self._open(outcome, min(wait_s, MAX_UNCLEAR_RETRY_S))

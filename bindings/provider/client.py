@@ -198,7 +198,7 @@ class ProviderClient:
     def _record(self, call: str, circuit: CircuitBreaker, started_at: float, outcome: Outcome) -> Outcome:
         was_closed = circuit.cause is None
         circuit.record(outcome)
-        with suppress(Exception):  # of a log handler or an exporter of the program: the outcome must not be lost
+        with suppress(Exception):  # of a log handler or exporter of the host program: the outcome must not be lost
             self._report(call, outcome, self._monotonic() - started_at, circuit.cause if was_closed else None)
         return outcome
 

@@ -276,8 +276,8 @@ def read_bound(data: Any) -> Bound:
 def read_rows(data: Any, *, zone: tzinfo, current: int = 1) -> ProviderPage:
     """Parse the data of page `current`, row by row: a row that does not parse is one of the page's odd rows.
 
-    A page past the end may have no data, an empty list as its data, or no list of rows; the first page of a list
-    whose total is 0 may have no list of rows: they are empty. Raises `Malformed` if there is none otherwise.
+    A page past the end may have no data, an empty list as its data, or no list of rows, and the first page of a
+    list whose total is 0 may have no list of rows: both are empty. Raises `Malformed` for other data without one.
     """
     is_later_page = current > 1
     if data in (None, []) and is_later_page:
@@ -298,7 +298,7 @@ def read_rows(data: Any, *, zone: tzinfo, current: int = 1) -> ProviderPage:
 
 
 def read_pool_list(data: Any) -> ProviderPools:
-    """Parse the data of a query of the pools; an account without any may have no list. Raises `Malformed`."""
+    """Parse the data of a query of the pools: none without a list. Raises `Malformed` for one bad pool."""
     records = _fields(data, DATA).get(RECORDS) or []
     if not isinstance(records, list):
         raise Malformed(f"{RECORDS} is not a list")
@@ -437,9 +437,9 @@ def _phone(text: str, name: str) -> Phone:
 
 
 def _listed_phone(fields: dict[str, Any], name: str) -> Phone:
-    """Return the phone of a row, without spaces and hyphens in it and without 00 before its country code.
+    """Return the phone of a row, without 00 before its country code, and without spaces and hyphens after it.
 
-    Only where it begins with a country code, which never begins with 0: other notations stay odd.
+    A country code never begins with 0: spaces and hyphens in another notation make the row odd.
     """
     text = _whole_text(fields, name)
     if re.fullmatch(r"\+?[1-9][0-9]*([ -][0-9]+)+", text):

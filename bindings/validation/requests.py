@@ -538,8 +538,7 @@ def binding_id(value: object) -> str:
 def binding_ids(values: object) -> list[str]:
     """Return ids of bindings in their canonical form, in their order.
 
-    `InvalidRequest` for anything but a list of ids, such as a single id; `NotFound` if one of them is not a
-    UUID.
+    Raises `InvalidRequest` if they are not iterable, or a single id, and `NotFound` if one of them is not a UUID.
     """
     errors = FieldErrors()
     checked = errors.check("binding_ids", fields.items, values)

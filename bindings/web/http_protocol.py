@@ -54,7 +54,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._context = contextvars.copy_context()
         self._timer: asyncio.TimerHandle | None = None  # runs while a head is expected
         self._in_head = False
-        self._ignores_upgrade = False  # while the parser gets the framing of the body of such a request
+        self._ignores_upgrade = False  # while `_expect_body` repeats the framing of a body
         self._received = 0  # bytes since the last head that do not belong to a body
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
@@ -68,7 +68,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._refuse(Busy("too many connections to this process", retry_after_s=RETRY_AFTER_S))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting, also for another request: for that uvicorn keeps a connection that was reset in memory."""
+        """Stop all timers; that of uvicorn would keep a connection that was reset in memory until it ran out."""
         self._open_connections.remove(self, self._address)
         self._stop_timer()
         self._unset_keepalive_if_required()
@@ -87,7 +87,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _parse(self, data: bytes) -> None:
-        """Parse bytes; those that are not HTTP are refused."""
+        """Parse bytes, and refuse those that are not HTTP."""
         unparsed: bytes | None = data
         while unparsed is not None:
             unparsed = self._parse_to_upgrade(unparsed)
@@ -95,9 +95,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def _parse_to_upgrade(self, data: bytes) -> bytes | None:
         """Parse bytes; return those after a head that asks for an upgrade, or None if all were parsed.
 
-        Such a request is read as any other one, because here is nothing to upgrade to: the parser takes the bytes
-        after its head for those of the new protocol. Clients send a body there: that of Java does with its first
-        requests, in the hope of HTTP/2.
+        Such a request is read as any other one, because this server has no other protocol. The parser takes the bytes
+        after its head for those of the new protocol, but clients send a body there: that of Java does with its first
+        requests, which offer HTTP/2.
         """
         try:
             self.parser.feed_data(data)

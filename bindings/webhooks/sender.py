@@ -140,8 +140,8 @@ def send_test(runtime: Runtime, webhook_id: str) -> WebhookResponse:
 def _signing_time(database: Database, clocks: ClockMonitor) -> datetime:
     """Return the time of a signature by the server's clock, as last read; without a server by this host's.
 
-    A receiver refuses a signature that is minutes off. A clock that a test moves signs nothing: the receivers of
-    an application compare with their own.
+    A receiver refuses a signature that is minutes off. The clock that a test moves is not used on SQLite: a
+    receiver compares with the clock of its host.
     """
     return clocks.estimated_instant() if database.dialect.server_clock else datetime.now(UTC)
 
@@ -330,12 +330,12 @@ class WebhookSender:
         result = Result(delivery=delivery, status=response.status, error=response.error, retry_s=retry_s)
         if response.status in OVERLOAD_STATUSES and response.retry_after_s is not None:
             self._back_off(target.webhook_id, min(response.retry_after_s, LONGEST_BACKOFF_S))
-        with suppress(Exception):  # of a log handler of the program: the result must not be lost
+        with suppress(Exception):  # of a log handler of the host program: the result must not be lost
             self._report(result, response)
         return result
 
     def _report(self, result: Result, response: WebhookResponse) -> None:
-        delivery, webhook = result.delivery, f"webhook {result.delivery.webhook_id}"
+        delivery, name = result.delivery, f"webhook {result.delivery.webhook_id}"
         _log.debug(
             "delivery %s: %s (%s) in %.3f s, attempt %d",
             delivery.id,
@@ -345,11 +345,11 @@ class WebhookSender:
             delivery.attempts,
         )
         if response.error is None:
-            self._failures.succeeded(webhook)
+            self._failures.succeeded(name)
         else:
-            self._failures.failed(webhook, response.error)
+            self._failures.failed(name, response.error)
         if result.receiver_is_gone:
-            _log.warning("%s: disabled, the receiver answered 410", webhook)
+            _log.warning("%s: disabled, the receiver answered 410", name)
 
 
 def _outcome(result: Result) -> str:

@@ -29,8 +29,8 @@ def ids(harness: ServiceHarness) -> tuple[str, str]:
     ann = service.as_caller(actor="key:ann", key_id=ANN)
     first, second = harness.bind(reference="order-1"), harness.bind(C, D)
 
-    def export(view: str, reason: str | None, narrowed: dict[str, Any]) -> None:
-        eve.access_log.start_export(view=view, filters=narrowed, format="csv", reason=reason)
+    def export(view: str, reason: str | None, filters: dict[str, Any]) -> None:
+        eve.access_log.start_export(view=view, filters=filters, format="csv", reason=reason)
 
     for step in (
         lambda: eve.reveal([first.id], reason="complaint 118"),

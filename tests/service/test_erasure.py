@@ -200,14 +200,14 @@ def stored_rows(harness: ServiceHarness) -> list[dict[str, Any]]:
 def take_exports(harness: ServiceHarness, binding: Binding) -> list[str]:
     """Take exports and record reveals, one of which is about another person; return the ids of the exports."""
     log, other = harness.service.access_log, f"{POOL} of ann-smith-12"
-    narrowed: list[tuple[dict[str, Any], str | None]] = [
+    exports: list[tuple[dict[str, Any], str | None]] = [
         ({"reference": REFERENCE, "to": None}, None),
         ({"number": str(Phone(A))}, "drill"),
         ({"binding_id": binding.id}, f"asked for by {REFERENCE}."),
         ({"from": None, "to": None}, f"complaint of +{A}"),
         ({"reference": "order-2"}, other),
     ]
-    ids = [log.start_export(view="find", filters=item, format="csv", reason=why) for item, why in narrowed]
+    ids = [log.start_export(view="find", filters=item, format="csv", reason=why) for item, why in exports]
     log.finish_export(ids[0], row_count=1, sha256="ab")
     log.record_reveal_of_period(since=None, until=None, reason="audit", filters={"reference": REFERENCE})
     log.record_reveal_of_period(since=None, until=None, reason=other, filters={"reference": "order-2"})

@@ -42,12 +42,12 @@ def make_rows(harness: ServiceHarness) -> tuple[Binding, Binding]:
     harness.simulator.add_foreign_binding(phone_a=A, phone_b=D, app_id=APP)
     harness.service.reconcile()
     log = harness.service.access_log
-    for narrowed in (
+    for filters in (
         {"from": None, "to": None},
         {"binding_id": second.id},
         {"binding_id": first.id[:-4] + "0000"},
     ):
-        log.start_export(view="bindings", filters=narrowed, format="csv", reason=None)
+        log.start_export(view="bindings", filters=filters, format="csv", reason=None)
     before = (first.requested_at - timedelta(seconds=1)).isoformat()
     log.start_export(view="bindings", filters={"from": None, "to": before}, format="csv", reason=None)
     log.start_export(view="events", filters={}, format="csv", reason=None)

@@ -321,7 +321,7 @@ QUESTION = b'{"phone": "%s"}' % A.encode()
 
 
 def upgrade_request(body: bytes, *headers: str, path: str = "/v1/lookup") -> bytes:
-    """Return a request as Java's HttpClient sends it by default: it hopes for HTTP/2."""
+    """Return a request as Java's HttpClient sends it by default: it offers HTTP/2."""
     sent = request(body, JSON, *UPGRADE, *headers, path=path)
     return sent.replace(b"Connection: close", b"Connection: Upgrade, HTTP2-Settings")
 
