@@ -95,9 +95,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def _parse_to_upgrade(self, data: bytes) -> bytes | None:
         """Parse bytes; return those after a head that asks for an upgrade, or None if all were parsed.
 
-        Such a request is read as any other one, because this server has no other protocol. The parser takes the bytes
-        after its head for those of the new protocol, but clients send a body there: that of Java does with its first
-        requests, which offer HTTP/2.
+        Such a request is read as any other one, because this server has no other protocol. The parser takes the
+        bytes after its head for those of the new protocol, but clients send a body there: that of Java does with
+        its first requests, which offer HTTP/2.
         """
         try:
             self.parser.feed_data(data)
