@@ -69,7 +69,7 @@ def test_refused_replace_changes_nothing_and_says_so(shell: Shell, simulator: Si
 def test_error_says_whether_the_old_binding_has_ended(
     shell: Shell, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = shell.bind(A, B).json
+    old, kept = shell.bind(A, B).json, shell.bind(C, D).json
     simulator.script("lost_reply", times=1, on="unbind")
     with monkeypatch.context() as patch:
         patch.setattr(replace, "STEPS_S", -9.9)
@@ -83,7 +83,7 @@ def test_error_says_whether_the_old_binding_has_ended(
     assert (empty.code, empty.out) == (7, "")
     assert "has ended, and nothing has taken its place" in empty.err
     assert "Try again in 60 s" in empty.err
-    early = shell.run("replace", old["id"])
+    early = shell.run("replace", kept["id"])
     assert (early.code, "nothing was replaced" in early.err) == (7, True)
     simulator.script("lost_reply", times=1, on="bind")
     doubt = shell.run("replace", old["id"], "--force", *KEY)

@@ -70,7 +70,7 @@ def test_wrong_options_are_named(shell: Shell) -> None:
         assert shell.run("webhooks", "redeliver", *arguments, "--json").code == 2
     result = shell.run("webhooks", "enable", "x")
     assert result.code == 4
-    assert "bindings webhooks list" in result.err
+    assert "`webhooks list`" in result.err
 
 
 def test_test_message_prints_the_response_and_exits_with_5_if_it_is_refused(

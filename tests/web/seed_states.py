@@ -372,7 +372,8 @@ class _Seed:
             {"case": "ghosts", "expires_at": "9999-12-31T23:59:59Z"},
         ]
         self._store_report(
-            {"of_a_later_version": 3, "faults": None, "later": [1, {"a": json.dumps(NAMES)}]}, cases=cases
+            {"of_a_later_version": 3, "faults": None, "later": [1, {"a": json.dumps(NAMES)}], "suspicions": ["x"]},
+            cases=cases,
         )
 
     def jobs(self) -> None:

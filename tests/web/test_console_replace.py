@@ -86,7 +86,8 @@ def test_form_replaces_and_both_pages_show_the_replacements(harness: ServiceHarn
     assert "<option selected>AXXB</option>" in refused.text
     assert "The binding to be replaced has ended, and nothing has taken its place" in text_of(refused)
     assert 'name="force"' not in refused.text
-    early = browser.post(f"/bindings/{second.id}/replace", {"phone_b": E})
+    kept = bind(harness, D, F)
+    early = browser.post(f"/bindings/{kept.id}/replace", {"phone_b": E})
     assert (early.status_code, 'name="force"' in early.text) == (503, True)
     assert "nothing was replaced" in text_of(early)
     assert browser.post(f"/bindings/{second.id}/replace", {"phone_b": E, "force": "1"}).status_code == 303
