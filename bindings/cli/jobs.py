@@ -189,7 +189,7 @@ def retention(*, dry_run: bool, as_json: bool) -> None:
             f"{result.partitions_waiting} partition(s) are kept: a binding that stays, or a webhook, needs them."
         )
     if result.owner_needed:
-        output.message("Only the owner of the tables can delete by age: run it as that role.")
+        output.message("Nothing was deleted: only the owner of the tables may; run the command as that role.")
     if not result.finished:
         output.message("There is more to delete: run the command again.")
 

@@ -40,7 +40,7 @@ class RetentionResult:
     `kept_from`: what ended before this instant is deleted; None: everything is kept. `partitions` of events were
     dropped, with `events` in them; `partitions_waiting` are old enough, but needed by a binding that is kept or by
     a webhook. `partitions_begun` is 1 at the first run of a month. `finished` is False if time ran out or a lock
-    was not acquired; `owner_needed` is True if the owner of the tables must run it: nothing was deleted.
+    was not acquired; `owner_needed` is True if only the owner of the tables may do it: nothing was deleted.
     """
 
     kept_from: str | None = None

@@ -15,19 +15,22 @@ if TYPE_CHECKING:
     from bindings.settings import Settings
     from bindings.store.read_once import Reads
 
-LATEST_RUN = timedelta(days=2)  # the limit of the deletion moves once a day
+MAX_PAUSE = timedelta(days=2)  # between two runs that delete; the limit moves once a day
 NEWEST = 100  # entries of the journal that are compared
 
 
 def of_retention(database: Reads, config: Settings) -> Check:
-    """Return how long bindings and events are kept, and a warning if the job does not delete them."""
+    """Return how long bindings and events are kept; warn if what is older was not deleted for two days."""
     if config.retention_days is None:
         observed = "nothing is ever deleted: BINDINGS_RETENTION_DAYS is not set"
         return Check(name="retention", level=Level.OK, seen=observed)
     kept_from = database.read(erasure.kept_from)
-    if kept_from is None or kept_from < database.clock() - timedelta(days=config.retention_days) - LATEST_RUN:
+    if kept_from is None or kept_from < database.clock() - timedelta(days=config.retention_days) - MAX_PAUSE:
         observed = f"the limit of {config.retention_days} days was not applied in the last two days"
-        todo = "run `bindings retention` daily as the owner of the tables; a scheduler with that role does it"
+        todo = (
+            "run `bindings retention` daily, on PostgreSQL as the owner of the tables; a scheduler with that role"
+            " does it"
+        )
         return Check(name="retention", level=Level.WARN, seen=observed, todo=todo)
     observed = f"what has ended is deleted after {config.retention_days} days"
     return Check(name="retention", level=Level.OK, seen=observed)
