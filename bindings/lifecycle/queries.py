@@ -53,17 +53,17 @@ class Queries:
 
     def get_many(self, binding_ids: Iterable[str]) -> dict[str, Binding]:
         """Return those of these bindings that exist, by id."""
-        existing: dict[str, Binding] = {}
+        bindings: dict[str, Binding] = {}
         for ids in batches(validation.binding_ids(binding_ids), fields.MAX_LIMIT):
-            existing |= {binding.id: binding for binding in self._database.read(queries.by_ids, ids)}
-        return existing
+            bindings |= {binding.id: binding for binding in self._database.read(queries.by_ids, ids)}
+        return bindings
 
     def traceparents(self, binding_ids: Iterable[str]) -> dict[str, str]:
         """Return by id the `traceparent` in which each binding was requested, if it was recorded."""
-        recorded: dict[str, str] = {}
+        traceparents: dict[str, str] = {}
         for ids in batches(validation.binding_ids(binding_ids), fields.MAX_LIMIT):
-            recorded |= self._database.read(events.traceparents, ids)
-        return recorded
+            traceparents |= self._database.read(events.traceparents, ids)
+        return traceparents
 
     def history(self, binding_id: str) -> list[Event]:
         """Return every event of a binding, in order; `NotFound` if there is no such binding."""

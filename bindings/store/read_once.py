@@ -47,7 +47,7 @@ class ReadOnce:
 
     @property
     def missing_file(self) -> str | None:
-        """Return the path of the SQLite file if it does not exist."""
+        """Return the path at which the first connection would create an SQLite file, or None."""
         return self.database.missing_file
 
     @property

@@ -142,8 +142,8 @@ def _schemas(models: Iterable[type[Any]]) -> Json:
         for field in schema.get("properties", {}).values():
             default = field.pop("default", None)
             if default is not None:
-                described = next(part for part in (field, *field.get("anyOf", ())) if "description" in part)
-                described["description"] += f" If left out: {json.dumps(default)}."
+                part = next(part for part in (field, *field.get("anyOf", ())) if "description" in part)
+                part["description"] += f" If left out: {json.dumps(default)}."
     classes = (kind for module in (errors, problems) for kind in vars(module).values() if isinstance(kind, type))
     codes = {kind.code for kind in classes if issubclass(kind, errors.BindingsError)}
     result["Problem"]["properties"]["code"]["enum"] = sorted(codes - {errors.BindingsError.code})

@@ -115,8 +115,8 @@ async def export(request: Request[Any, Any, Any]) -> PageResponse:
             cursor, has_more = page.next_cursor, page.next_cursor is not None
 
     columns = [COLUMN_NAMES.get(name, name) for name in field_names(AccessLogEntry)]
-    set_filters = {name: to_plain(value) for name, value in filters.items() if value is not None}
-    return await stream_export(context, view="access log", filters=set_filters, columns=columns, read=read)
+    recorded_filters = {name: to_plain(value) for name, value in filters.items() if value is not None}
+    return await stream_export(context, view="access log", filters=recorded_filters, columns=columns, read=read)
 
 
 def _row(entry: AccessLogEntry) -> dict[str, Any]:

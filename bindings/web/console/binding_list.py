@@ -138,7 +138,7 @@ async def export(request: Request[Any, Any, Any]) -> PageResponse:
         "to": filters.requested_to,
         "order": view.order,
     }
-    recorded = {name: value for name, value in values.items() if value is not None}
+    recorded_filters = {name: value for name, value in values.items() if value is not None}
 
     def read(service: BindingService, reason: str | None) -> Generator[RecordColumns, None, None]:
         if reason is not None:
@@ -151,7 +151,11 @@ async def export(request: Request[Any, Any, Any]) -> PageResponse:
         return service.binding_list.export(filters, order=view.order, file_format=chosen_format(context))
 
     return await stream_export(
-        context, view="list of bindings", filters=to_plain(recorded), columns=field_names(Binding), read=read
+        context,
+        view="list of bindings",
+        filters=to_plain(recorded_filters),
+        columns=field_names(Binding),
+        read=read,
     )
 
 
