@@ -8,7 +8,7 @@
     ├── NotActive                 the binding has ended, or is not active yet; nothing was changed
     │   └── AlreadyReplaced           ... because another binding has taken over
     ├── SelectionChanged          bindings were added since the dry run; nothing was changed
-    ├── NotFound                  no such binding, webhook or delivery
+    ├── NotFound                  no such binding, key, webhook, delivery, export or report
     ├── ProviderRefused           a definite refusal by the provider
     │   ├── ProviderAccountRefused    ... of the account, for every request
     │   └── NoMiddleNumber            ... because the pool is empty
@@ -288,7 +288,7 @@ class SelectionChanged(BindingsError):
 
 
 class NotFound(BindingsError):
-    """There is no such binding; nothing was changed. Check the id."""
+    """There is no record with this id; nothing was changed. Check the id."""
 
     code = "not-found"
     http_status = 404
