@@ -54,16 +54,16 @@ def of_integrity(database: Reads) -> Check:
     version = schema_version.read(database)
     if version.revision != HEAD:
         return _not_compared(name, "indexes", version)
-    if database.read(integrity.positions_are_behind):
+    positions = database.read(integrity.new_positions)
+    if positions.recorded_to is not None:
         observed = (
             "new events would get positions that are recorded already, as after a move that copied only rows"
         )
         return Check(
             name=name, level=Level.RED, seen=observed, todo="run `bindings db moved` as the owner of the tables"
         )
-    bounds = database.read(integrity.missing_partition)
-    if bounds is not None:
-        lower, upper = bounds
+    if positions.missing is not None:
+        lower, upper = positions.missing
         observed = (
             "the partition of the table events for new events is missing or detached, so nothing can be recorded"
         )

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
-from bindings.store import partitions
 from bindings.store.events import PARTITION_SPAN
+from bindings.store.partitions import number_of
 from bindings.store.schema import events, metadata
 from bindings.store.sql import is_postgres
 
@@ -32,9 +32,11 @@ _OF_A_PARTITION = "uq_{}_binding_id_sequence", "uq_{}_terminal"  # see `partitio
 _POSITIONS = text(
     "SELECT greatest((SELECT max(position) FROM events), (SELECT max(position) FROM webhooks),"
     " (SELECT max(position) FROM tally_marks), (SELECT max(to_position) FROM seals), 0) AS highest,"
-    " last_value + CAST(is_called AS integer) AS next FROM events_position_seq"
+    " last_value + CAST(is_called AS integer) AS next,"
+    " ARRAY(SELECT pg_get_expr(relpartbound, oid) FROM pg_inherits JOIN pg_class ON oid = inhrelid"
+    " WHERE inhparent = CAST('events' AS regclass) AND NOT inhdetachpending) AS attached"
+    " FROM events_position_seq"
 )
-_NEXT_POSITION = text("SELECT last_value + CAST(is_called AS integer) FROM events_position_seq")
 _CONTINUE_POSITIONS = text("SELECT setval('events_position_seq', :highest)")
 
 
@@ -47,6 +49,18 @@ class MissingObjects:
 
     constraints: tuple[str, ...]
     indexes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewPositions:
+    """What is wrong with the positions that new events get.
+
+    `recorded_to` is the highest recorded position if new ones do not come after it. `missing` are the bounds of
+    the partition for new events if it is missing or detached.
+    """
+
+    recorded_to: int | None = None
+    missing: tuple[int, int] | None = None
 
 
 def missing_objects(connection: Connection) -> MissingObjects:
@@ -67,20 +81,17 @@ def missing_objects(connection: Connection) -> MissingObjects:
     return MissingObjects(constraints=tuple(sorted(constraints - valid)), indexes=tuple(sorted(indexes - valid)))
 
 
-def positions_are_behind(connection: Connection) -> bool:
-    """Return True if new events would get positions that are recorded already (PostgreSQL)."""
-    return is_postgres(connection) and _highest_if_behind(connection) is not None
-
-
-def missing_partition(connection: Connection) -> tuple[int, int] | None:
-    """Return the bounds of the partition for new events if it is missing or detached (PostgreSQL)."""
+def new_positions(connection: Connection) -> NewPositions:
+    """Return what is wrong with the positions of new events (PostgreSQL). One statement."""
     if not is_postgres(connection):
-        return None
-    needed = int(connection.execute(_NEXT_POSITION).scalar_one()) // PARTITION_SPAN
-    attached = {
-        partition.number for partition in partitions.list_partitions(connection) if not partition.detaching
-    }
-    return None if needed in attached else (needed * PARTITION_SPAN, (needed + 1) * PARTITION_SPAN)
+        return NewPositions()
+    row = connection.execute(_POSITIONS).one()
+    number = row.next // PARTITION_SPAN
+    is_attached = not {number, None}.isdisjoint(map(number_of, row.attached))  # a default partition takes them too
+    return NewPositions(
+        recorded_to=row.highest if row.highest >= row.next else None,
+        missing=None if is_attached else (number * PARTITION_SPAN, (number + 1) * PARTITION_SPAN),
+    )
 
 
 def continue_positions(connection: Connection) -> bool:
@@ -88,13 +99,8 @@ def continue_positions(connection: Connection) -> bool:
 
     For the owner of the tables.
     """
-    highest = _highest_if_behind(connection) if is_postgres(connection) else None
+    highest = new_positions(connection).recorded_to
     if highest is None:
         return False
     connection.execute(_CONTINUE_POSITIONS, {"highest": highest})
     return True
-
-
-def _highest_if_behind(connection: Connection) -> int | None:
-    row = connection.execute(_POSITIONS).one()
-    return row.highest if row.highest >= row.next else None

@@ -82,14 +82,18 @@ class DroppablePartition:
     last: tuple[int, int]
 
 
+def number_of(bounds: str) -> int | None:
+    """Return the number of the partition with these bounds, as PostgreSQL writes them; None for a default one."""
+    return None if bounds == "DEFAULT" else int(re.findall(r"\d+", bounds)[-1]) // PARTITION_SPAN - 1
+
+
 def list_partitions(connection: Connection) -> list[Partition]:
     """Return all partitions that have bounds, the oldest first: all but a default one, which an operator added."""
     partitions = []
     for name, detaching, bounds in connection.execute(_PARTITIONS):
-        if bounds == "DEFAULT":
-            continue
-        upper = int(re.findall(r"\d+", bounds)[-1])
-        partitions.append(Partition(name=name, number=upper // PARTITION_SPAN - 1, detaching=detaching))
+        number = number_of(bounds)
+        if number is not None:
+            partitions.append(Partition(name=name, number=number, detaching=detaching))
     return sorted(partitions, key=lambda partition: partition.number)
 
 
