@@ -27,10 +27,7 @@ def of_retention(database: Reads, config: Settings) -> Check:
     kept_from = database.read(erasure.kept_from)
     if kept_from is None or kept_from < database.clock() - timedelta(days=config.retention_days) - MAX_PAUSE:
         observed = f"the limit of {config.retention_days} days was not applied in the last two days"
-        todo = (
-            "run `bindings retention` daily, on PostgreSQL as the owner of the tables; a scheduler with that role"
-            " does it"
-        )
+        todo = "run `bindings retention` daily, on PostgreSQL as the owner of the tables, or let a scheduler do it"
         return Check(name="retention", level=Level.WARN, seen=observed, todo=todo)
     observed = f"what has ended is deleted after {config.retention_days} days"
     return Check(name="retention", level=Level.OK, seen=observed)

@@ -1008,7 +1008,7 @@ PERSONAL_DATA = (
     "nothing is ever deleted: BINDINGS_RETENTION_DAYS is not set",
     "what has ended is deleted after {} days",
     "the limit of {} days was not applied in the last two days",
-    "run `bindings retention` daily, on PostgreSQL as the owner of the tables; a scheduler with that role does it",
+    "run `bindings retention` daily, on PostgreSQL as the owner of the tables, or let a scheduler do it",
     "there is no journal of erasures",
     "every erasure of the journal is carried out",
     "the journal has {} erasure(s) that this database has not carried out",

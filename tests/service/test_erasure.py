@@ -716,8 +716,7 @@ def test_check_says_how_long_data_is_kept(harness: ServiceHarness) -> None:
     not_applied = "the limit of 180 days was not applied in the last two days"
     assert (check.level, check.seen) == (Level.WARN, not_applied)
     assert check.todo == (
-        "run `bindings retention` daily, on PostgreSQL as the owner of the tables; a scheduler with that role"
-        " does it"
+        "run `bindings retention` daily, on PostgreSQL as the owner of the tables, or let a scheduler do it"
     )
     service.apply_retention()
     check = check_of(service, "retention")
