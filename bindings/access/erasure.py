@@ -16,7 +16,7 @@ from uuid_utils import uuid7
 from bindings import errors
 from bindings.access.erasure_journal import VARIABLE, ErasureJournal, JournalEntry
 from bindings.domain.binding import Holder
-from bindings.domain.text import FreeText
+from bindings.domain.text import FreeText, first_names
 from bindings.errors import InvalidRequest
 from bindings.failpoints import hit
 from bindings.store import erasure, protection
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from bindings.store.erasure import OpenHolder
 
 BATCH = 500
-MAX_NAMES = 10  # of bindings that an error names
 REPLAYED = "repeated from the journal of erasures"
 
 
@@ -128,7 +127,7 @@ class Erasure:
             phone = phones.get(entry.digest)
             now = self._database.clock()
             if phone is not None:
-                is_open = self._database.read(erasure.open_holders, phone, now, until=entry.at, limit=1)
+                is_open = self._database.read(erasure.open_holders, phone, now, until=entry.at)
                 if is_open:
                     open_count += 1
                     continue
@@ -172,7 +171,7 @@ class Erasure:
         return phones
 
     def _require_ended(self, phone: Phone, now: datetime, *, until: datetime | None) -> None:
-        holders = self._database.read(erasure.open_holders, phone, now, until=until, limit=MAX_NAMES + 1)
+        holders = self._database.read(erasure.open_holders, phone, now, until=until)
         if holders:
             raise _still_open(holders, now)
 
@@ -229,7 +228,7 @@ class Erasure:
         Raises `PhoneInUse` while a binding or a hold of the phone is open.
         """
         now = erasure.lock(tx, self._runtime.settings.scope, phone)
-        holders = erasure.open_holders(tx.connection, phone, now, until=until, limit=MAX_NAMES + 1)
+        holders = erasure.open_holders(tx.connection, phone, now, until=until)
         if holders:
             raise _still_open(holders, now)
         ended = erasure.erase_bindings(tx, phone, caller, ticket=ticket, until=until, limit=BATCH)
@@ -253,8 +252,8 @@ def _still_open(holders: list[OpenHolder], now: datetime) -> errors.PhoneInUse:
         retry_after_s=seconds_until(first.held_until, now),
         why=first.cause,
     )
-    ids = [str(item.binding_id) for item in holders if item.binding_id is not None][:MAX_NAMES]
+    ids = [item.binding_id for item in holders if item.binding_id is not None]
     held = [f"{len(holders) - len(ids)} hold(s)"] if len(ids) < len(holders) else []
-    names = ", ".join([f"binding {name}" for name in ids] + held)
+    names = first_names(held + [f"binding {binding_id}" for binding_id in ids])
     message = f"the phone is still in use: {names}; nothing more was erased"
     return (errors.PhoneInUseAtProvider if holder.foreign else errors.PhoneInUse)(message, holder=holder)

@@ -72,7 +72,7 @@ class ErasedBatch:
 
 
 def open_holders(
-    connection: Connection, phone: Phone, now: datetime, *, until: datetime | None, limit: int
+    connection: Connection, phone: Phone, now: datetime, *, until: datetime | None
 ) -> list[OpenHolder]:
     """Return what still holds the phone: bindings that are open, held or owed a release, and holds in force.
 
@@ -89,10 +89,10 @@ def open_holders(
         select(*columns).where(phones.is_any_of(column, forms), is_open, *_up_to(bindings.c.requested_at, until))
         for column in _SIDES.values()
     )
-    rows = connection.execute(union(*branches).limit(limit)).all()
+    rows = connection.execute(union(*branches)).all()
     held = phones.is_any_of(holds.c.phone, forms), holds.c.held_until > now
     in_force = select(holds.c.why, holds.c.held_until).where(*held)
-    of_holds = connection.execute(in_force.where(*_up_to(holds.c.created_at, until)).limit(limit)).all()
+    of_holds = connection.execute(in_force.where(*_up_to(holds.c.created_at, until))).all()
     return [
         OpenHolder(
             binding_id=row.id, state=State(row.state), actor=row.actor, cause="binding", held_until=row.held_until

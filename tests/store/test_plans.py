@@ -353,7 +353,7 @@ CALLS: dict[str, tuple[set[str], Callable[[BindingService], object]]] = {
     "what still holds a phone that is to be erased": (
         PHONE | HELD,
         lambda service: service.runtime.database.read(
-            erasure.open_holders, Phone("9188000042"), datetime.now(UTC), until=None, limit=11
+            erasure.open_holders, Phone("9188000042"), datetime.now(UTC), until=None
         ),
     ),
     "history of a number": (
