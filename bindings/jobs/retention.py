@@ -131,7 +131,7 @@ class _Run:
         )
 
     def needs_owner(self) -> bool:
-        """Return True if this role may delete nothing by age: it does not own the tables (PostgreSQL)."""
+        """Return True if only the owner of the tables may go on, and this role is not (PostgreSQL)."""
         self._owner_needed |= self._database.postgres and not self._database.read(protection.role).owner
         return self._owner_needed
 
@@ -145,8 +145,7 @@ class _Run:
         number = self._database.read(partitions.next_due, now)
         if number is None:
             return
-        if not self._database.read(protection.role).owner:
-            self._owner_needed = True
+        if self.needs_owner():
             return
         try:
             self._database.write(lambda tx: partitions.create(tx, number, now), budget_s=0.0)
